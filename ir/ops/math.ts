@@ -1,0 +1,95 @@
+import { primitive } from "../op.ts";
+import { type HostTensor, stretched } from "../tensor.ts";
+import { broadcast, isFloat, type TensorType, tensor } from "../type.ts";
+
+const unary = (name: string, doc: string, f: (x: number) => number) =>
+  primitive(name, {
+    doc,
+    inputs: ["x"],
+    example: [["f32[2,3]"]],
+    infer: ({ x }) => {
+      if (!isFloat(x.dtype)) throw new TypeError(`needs a float, got ${x}; cast it first`);
+      return x;
+    },
+    eval: ({ x }) => ({ shape: x.shape, data: x.data.map(f) }),
+  });
+
+function sameDtype(a: TensorType, b: TensorType): void {
+  if (a.dtype !== b.dtype) throw new TypeError(`dtypes differ: ${a} and ${b}; cast one`);
+}
+
+function zipWith(
+  f: (x: number, y: number) => number,
+  a: HostTensor,
+  b: HostTensor,
+  shape: readonly number[],
+): HostTensor {
+  const ia = stretched(a.shape, shape);
+  const ib = stretched(b.shape, shape);
+  return {
+    shape,
+    data: Float64Array.from(ia, (o, i) => f(a.data[o] as number, b.data[ib[i] as number] as number)),
+  };
+}
+
+const binary = (name: string, doc: string, f: (a: number, b: number) => number, commutative = false) =>
+  primitive(name, {
+    doc: `${doc} Operands stretch to a common shape.`,
+    inputs: ["a", "b"],
+    example: [["f32[2,3]", "f32[3]"]],
+    commutative,
+    infer: ({ a, b }) => {
+      sameDtype(a, b);
+      return a.with({ shape: broadcast(a, b) });
+    },
+    eval: ({ a, b }, _, { shape }) => zipWith(f, a, b, shape),
+  });
+
+const comparison = (name: string, doc: string, f: (a: number, b: number) => boolean) =>
+  primitive(name, {
+    doc: `${doc} Operands stretch to a common shape.`,
+    inputs: ["a", "b"],
+    example: [["i32[2,3]", "i32[3]"]],
+    infer: ({ a, b }) => {
+      sameDtype(a, b);
+      return tensor("bool", ...broadcast(a, b));
+    },
+    eval: ({ a, b }, _, { shape }) => zipWith((x, y) => Number(f(x, y)), a, b, shape),
+  });
+
+export const exp = unary("exp", "e to the x.", Math.exp);
+export const tanh = unary("tanh", "Hyperbolic tangent.", Math.tanh);
+export const sin = unary("sin", "Sine of x radians.", Math.sin);
+export const cos = unary("cos", "Cosine of x radians.", Math.cos);
+export const sqrt = unary("sqrt", "Square root.", Math.sqrt);
+export const rsqrt = unary("rsqrt", "One over the square root.", (x) => 1 / Math.sqrt(x));
+
+export const add = binary("add", "Sum.", (a, b) => a + b, true);
+export const sub = binary("sub", "Difference.", (a, b) => a - b);
+export const mul = binary("mul", "Product.", (a, b) => a * b, true);
+export const div = binary("div", "Quotient.", (a, b) => a / b);
+export const pow = binary("pow", "a to the power of b.", (a, b) => a ** b);
+export const maximum = binary("maximum", "The larger of a and b.", Math.max, true);
+export const minimum = binary("minimum", "The smaller of a and b.", Math.min, true);
+
+export const less_equal = comparison("less_equal", "Whether a <= b.", (a, b) => a <= b);
+
+export const select = primitive("select", {
+  doc: "Where cond holds a, elsewhere b. Operands stretch to a common shape.",
+  inputs: ["cond", "a", "b"],
+  example: [["bool[3]", "f32[2,3]", "f32[2,1]"]],
+  infer: ({ cond, a, b }) => {
+    if (cond.dtype !== "bool")
+      throw new TypeError(`the condition is ${cond}; compare something to get a bool`);
+    sameDtype(a, b);
+    return a.with({ shape: broadcast(cond, a, b) });
+  },
+  eval: ({ cond, a, b }, _, { shape }) => {
+    const ia = stretched(a.shape, shape);
+    const ib = stretched(b.shape, shape);
+    const data = Float64Array.from(stretched(cond.shape, shape), (o, i) =>
+      cond.data[o] ? (a.data[ia[i] as number] as number) : (b.data[ib[i] as number] as number),
+    );
+    return { shape, data };
+  },
+});

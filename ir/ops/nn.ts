@@ -1,0 +1,103 @@
+import type { Value } from "../graph.ts";
+import { bool, composite, float } from "../op.ts";
+import { matmul, max, mean, sum } from "./contract.ts";
+import { iota } from "./leaf.ts";
+import { add, cos, div, exp, less_equal, mul, pow, rsqrt, select, sin, sub, tanh } from "./math.ts";
+import { cast, concat, reshape, slice, transpose } from "./shape.ts";
+
+export const linear = composite("linear", {
+  doc: "x·wᵀ: each row of w makes one output feature, as checkpoints store it.",
+  inputs: ["x", "w"],
+  example: [["f32[2,3]", "f32[4,3]"]],
+  decompose: ({ x, w }) => matmul(x, transpose(w, { perm: [1, 0] })),
+});
+
+export const rms_norm = composite("rms_norm", {
+  doc: "Divide each row by its root mean square, in f32, then multiply by `scale` (Zhang & Sennrich 2019).",
+  inputs: ["x", "scale"],
+  attrs: { eps: float(1e-6) },
+  example: [["f32[2,8]", "f32[8]"]],
+  decompose: ({ x, scale }, { eps }) => {
+    const h = cast(x, { to: "f32" });
+    const unit = mul(h, rsqrt(add(mean(mul(h, h)), eps)));
+    return cast(mul(unit, scale), { to: x.dtype });
+  },
+});
+
+export const softmax = composite("softmax", {
+  doc: "exp(x), normalised over the last axis.",
+  inputs: ["x"],
+  example: [["f32[2,3]"]],
+  decompose: ({ x }) => {
+    const e = exp(sub(x, max(x)));
+    return div(e, sum(e));
+  },
+});
+
+export const gelu = composite("gelu", {
+  doc: "Gaussian error linear unit, tanh form (Hendrycks & Gimpel 2016).",
+  inputs: ["x"],
+  example: [["f32[2,3]"]],
+  decompose: ({ x }) => {
+    const cubic = add(x, mul(mul(mul(x, x), x), 0.044715));
+    return mul(mul(x, 0.5), add(tanh(mul(cubic, Math.sqrt(2 / Math.PI))), 1));
+  },
+});
+
+export const geglu = composite("geglu", {
+  doc: "gelu(gate)·up (Shazeer 2020).",
+  inputs: ["gate", "up"],
+  example: [["f32[2,3]", "f32[2,3]"]],
+  decompose: ({ gate, up }) => mul(gelu(gate), up),
+});
+
+export const rope = composite("rope", {
+  doc: "Rotate the two halves of each head of x [B,H,T,D] by position · theta^(-2i/D), positions [B,T] (Su et al. 2021).",
+  inputs: ["x", "positions"],
+  attrs: { theta: float(10_000) },
+  example: [["f32[1,2,3,4]", "i32[1,3]"]],
+  decompose: ({ x, positions }, { theta }) => {
+    const half = x.fixed(-1) / 2;
+    const [B, T] = [positions.type.at(0), positions.type.at(1)];
+    const frequency = div(1, pow(theta, div(iota({ shape: [half], dtype: "f32" }), half)));
+    const angle = mul(cast(reshape(positions, { shape: [B, 1, T, 1] }), { to: "f32" }), frequency);
+    const h = cast(x, { to: "f32" });
+    const a = slice(h, { axis: -1, from: 0, to: half });
+    const b = slice(h, { axis: -1, from: half, to: 2 * half });
+    const turned = concat(
+      sub(mul(a, cos(angle)), mul(b, sin(angle))),
+      add(mul(b, cos(angle)), mul(a, sin(angle))),
+    );
+    return cast(turned, { to: x.dtype });
+  },
+});
+
+/** What a hidden slot's score becomes: exp of it is exactly zero next to any visible score. */
+const hidden = -1e30;
+
+export const attention = composite("attention", {
+  doc:
+    "softmax(q·kᵀ·scale)·v for q [B,H,T,D], k and v [B,G,S,D]; query head h reads key head ⌊h·G/H⌋. " +
+    "Causal hides slots whose kpos [B,S] is later than the query's qpos [B,T].",
+  inputs: ["q", "k", "v", "qpos", "kpos"],
+  attrs: { scale: float(), causal: bool(true) },
+  example: [["f32[1,4,3,8]", "f32[1,2,5,8]", "f32[1,2,5,8]", "i32[1,3]", "i32[1,5]"], { scale: 0.35 }],
+  decompose: ({ q, k, v, qpos, kpos }, { scale, causal }) => {
+    const [B, T, S] = [q.type.at(0), q.type.at(2), k.type.at(2)];
+    const [H, G, D] = [q.fixed(1), k.fixed(1), q.fixed(3)];
+    if (H % G !== 0) throw new TypeError(`${H} query heads do not divide over ${G} key heads`);
+    const shared = (x: Value) => reshape(x, { shape: [B, G, 1, S, D] });
+    const queries = reshape(q, { shape: [B, G, H / G, T, D] });
+    const products = matmul(queries, transpose(shared(k), { perm: [0, 1, 2, 4, 3] }));
+    let scores = mul(cast(products, { to: "f32" }), scale);
+    if (causal) {
+      const seen = less_equal(
+        reshape(kpos, { shape: [B, 1, 1, 1, S] }),
+        reshape(qpos, { shape: [B, 1, 1, T, 1] }),
+      );
+      scores = select(seen, scores, hidden);
+    }
+    const mixed = matmul(cast(softmax(scores), { to: q.dtype }), shared(v));
+    return reshape(mixed, { shape: [B, H, T, D] });
+  },
+});

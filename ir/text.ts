@@ -1,0 +1,194 @@
+import { Graph, intern, postorder, type Value } from "./graph.ts";
+import { constant, neighbour, registry } from "./op.ts";
+import { composites, param, primitives } from "./ops/index.ts";
+import { type DType, isDType, parseType } from "./type.ts";
+
+/** Naming the tables here loads them, so that every op of theirs can be parsed. */
+export const tables = { primitives, composites };
+
+const shown = (x: unknown): string => (Array.isArray(x) ? `[${x}]` : Object.is(x, -0) ? "-0" : String(x));
+const isLeaf = (v: Value): boolean => v.op === constant || v.op === param;
+
+/** The textual form of a graph. `parse` gives back the same objects. */
+export function print(g: Graph): string {
+  const recipes = Object.entries(g.setup);
+  const prologue = postorder(recipes.map(([, v]) => v));
+  const body = g.values();
+  const numbers = new Map<Value, number>();
+  for (const v of [...prologue, ...body]) if (!isLeaf(v) && !numbers.has(v)) numbers.set(v, numbers.size);
+
+  const name = (v: Value) => (v.op === param ? `%${v.attrs.name}` : `%${numbers.get(v)}`);
+  const operand = (v: Value, of: readonly Value[]) => {
+    if (v.op !== constant) return name(v);
+    const implied = neighbour(of.filter((o) => o.op !== constant));
+    return implied === v.dtype ? shown(v.attrs.value) : `${shown(v.attrs.value)}:${v.dtype}`;
+  };
+  const line = (v: Value) => {
+    const operands = v.inputs.map((i) => operand(i, v.inputs)).join(", ");
+    const attrs = Object.entries(v.attrs)
+      .filter(([k, x]) => x !== v.op.attrs[k]?.default)
+      .map(([k, x]) => ` ${k}=${shown(x)}`);
+    const origin = g.origins.get(v);
+    return `  ${name(v)} = ${[v.op.name, operands].filter(Boolean).join(" ")}${attrs.join("")} : ${v.type}${origin ? ` @${origin}` : ""}`;
+  };
+  const block = (vs: readonly Value[]) => vs.filter((v) => !isLeaf(v)).map(line);
+  const outputs = Object.entries(g.outputs).map(([k, v]) => {
+    const over = g.aliases[k];
+    return `${k}=${operand(v, [])}${over ? ` over %${over}` : ""}`;
+  });
+  return [
+    ...g.stored().map((w) => `weight ${name(w)} : ${w.type}`),
+    ...(recipes.length === 0
+      ? []
+      : [
+          "setup {",
+          ...block(prologue),
+          `  return ${recipes.map(([k, v]) => `${k}=${name(v)}`).join(", ")}`,
+          "}",
+        ]),
+    `graph ${g.name}(${g.inputs.map((p) => `${name(p)}: ${p.type}`).join(", ")}) {`,
+    ...block(body),
+    `  return ${outputs.join(", ")}`,
+    "}",
+    "",
+  ].join("\n");
+}
+
+/** The graph that `text` describes. Throws SyntaxError with the line's number, the line and what was expected. */
+export function parse(text: string): Graph {
+  const reader = new Reader();
+  text.split("\n").forEach((line, i) => {
+    const content = line.replace(/\/\/.*/, "").trim();
+    try {
+      if (content !== "") reader.line(content);
+    } catch (e) {
+      throw new SyntaxError(`line ${i + 1}: ${e instanceof Error ? e.message : e}\n  ${content}`, {
+        cause: e,
+      });
+    }
+  });
+  return reader.graph();
+}
+
+class Reader {
+  readonly #names = new Map<string, Value>();
+  readonly #origins = new Map<Value, string>();
+  readonly #aliases: Record<string, string> = {};
+  #setup: Record<string, Value> = {};
+  #outputs: Record<string, Value> | undefined;
+  #inputs: Value[] = [];
+  #name: string | undefined;
+
+  graph(): Graph {
+    if (this.#name === undefined || !this.#outputs)
+      throw new SyntaxError("expected `graph name(%x: f32[T,8]) {`, a body, `return y=%0` and `}`");
+    return new Graph(this.#name, {
+      inputs: this.#inputs,
+      outputs: this.#outputs,
+      aliases: this.#aliases,
+      setup: this.#setup,
+      origins: this.#origins,
+    });
+  }
+
+  line(text: string): void {
+    if (text === "}" || text === "setup {") return;
+    const word = /^\w+/.exec(text)?.[0];
+    if (word === "weight") this.#weight(text);
+    else if (word === "graph") this.#header(text);
+    else if (word === "return") this.#return(text);
+    else this.#operation(text);
+  }
+
+  #declare(name: string, type: string): Value {
+    const v = param({ name: name.slice(1), type: parseType(type) });
+    this.#names.set(name, v);
+    return v;
+  }
+
+  #value(name: string): Value {
+    const v = this.#names.get(name);
+    if (!v) throw new SyntaxError(`${name} is not defined yet`);
+    return v;
+  }
+
+  #weight(text: string): void {
+    const m = /^weight (%\S+) : (\S+)$/.exec(text);
+    if (!m) throw new SyntaxError("expected `weight %name : f32[8]`");
+    this.#declare(m[1] as string, m[2] as string);
+  }
+
+  #header(text: string): void {
+    const m = /^graph (\w+)\((.*)\) \{$/.exec(text);
+    if (!m) throw new SyntaxError("expected `graph name(%x: f32[T,8]) {`");
+    this.#name = m[1] as string;
+    const inputs = (m[2] as string).matchAll(/(%[^\s:,]+): (\w+\[[^\]]*\])/g);
+    this.#inputs = [...inputs].map((p) => this.#declare(p[1] as string, p[2] as string));
+  }
+
+  #return(text: string): void {
+    const results: Record<string, Value> = {};
+    for (const part of text.slice("return ".length).split(", ")) {
+      const m = /^([\w./-]+)=(\S+)(?: over %(\S+))?$/.exec(part);
+      if (!m) throw new SyntaxError("expected `return name=%0` or `return name=%0 over %input`");
+      const [, key, value, over] = m as unknown as [string, string, string, string | undefined];
+      results[key] = this.#operand(value, undefined);
+      if (over) this.#aliases[key] = over;
+    }
+    if (this.#name !== undefined) this.#outputs = results;
+    else {
+      this.#setup = results;
+      for (const [k, v] of Object.entries(results)) this.#declare(`%${k}`, String(v.type));
+    }
+  }
+
+  #operand(text: string, implied: DType | undefined): Value {
+    if (text.startsWith("%")) return this.#value(text);
+    const [number, dtype = implied] = text.split(":");
+    if (Number.isNaN(Number(number)) || !isDType(dtype))
+      throw new SyntaxError(`${text} is neither a value such as %0 nor a number such as 1:f32`);
+    return constant({ value: Number(number), dtype });
+  }
+
+  #operation(text: string): void {
+    const m = /^(%\d+) = (\w+) ?(.*?) : (\w+\[[^\]]*\])(?: @(\S+))?$/.exec(text);
+    if (!m) throw new SyntaxError("expected `%0 = op %operands attribute=value : f32[8]`");
+    const [, name, opName, rest, type, origin] = m as unknown as [
+      string,
+      string,
+      string,
+      string,
+      string,
+      string | undefined,
+    ];
+    const op = registry.get(opName);
+    if (!op) throw new SyntaxError(`no op is called ${opName}`);
+    const attrs: Record<string, unknown> = Object.fromEntries(
+      Object.entries(op.attrs).map(([k, a]) => [k, a.default]),
+    );
+    const operands = rest.replace(
+      /(\w+)=(\[[^\]]*\]|\w+\[[^\]]*\]|[^\s,]+)/g,
+      (_, key: string, value: string) => {
+        const schema = op.attrs[key];
+        if (!schema) throw new SyntaxError(`${opName} has no attribute ${key}`);
+        attrs[key] = schema.parse(value);
+        return "";
+      },
+    );
+    for (const [k, a] of Object.entries(op.attrs))
+      if (!a.is(attrs[k])) throw new SyntaxError(`${opName} needs ${k}=${a.kind}`);
+    const words = operands
+      .split(",")
+      .map((s) => s.trim())
+      .filter(Boolean);
+    const implied = neighbour(words.map((w) => this.#names.get(w)));
+    const v = intern(
+      op,
+      words.map((w) => this.#operand(w, implied)),
+      attrs,
+    );
+    if (String(v.type) !== type) throw new SyntaxError(`${opName} gives ${v.type}, not ${type}`);
+    this.#names.set(name, v);
+    if (origin) this.#origins.set(v, origin);
+  }
+}

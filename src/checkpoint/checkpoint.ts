@@ -1,0 +1,321 @@
+import { type FileHandle, open, readdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { TensorInfo, Weights } from "../../backends/weights.ts";
+import type { UserError } from "../../ir/error.ts";
+import { isFloat } from "../../ir/type.ts";
+import { type ConfigReading, readConfig } from "../model/config.ts";
+import {
+  decodeUtf8,
+  type Entry,
+  inputError,
+  isPointer,
+  isRecord,
+  parseJson,
+  pointerError,
+  quote,
+  readExactly,
+  readHeader,
+} from "./safetensors.ts";
+
+/** How to generate text: what generation_config.json says, else config.json, else transformers' Gemma defaults. */
+export interface Generation {
+  readonly bos: number | null;
+  /** Every id that ends a text. Empty when none does. */
+  readonly eos: readonly number[];
+  readonly pad: number | null;
+  /** Whether to draw at random instead of taking the likeliest token. */
+  readonly sample: boolean;
+  readonly temperature: number | null;
+  readonly topK: number | null;
+  readonly topP: number | null;
+  /** In tokens, the prompt not counted. */
+  readonly maxNew: number | null;
+}
+
+/** A folder in the layout of the Hugging Face Hub. */
+export interface Checkpoint extends ConfigReading {
+  readonly dir: string;
+  readonly generation: Generation;
+  /** Under canonical names, such as `model.layers.0.mlp.up_proj.weight`. */
+  readonly weights: Weights;
+  /** Names of the files read, relative to `dir`. */
+  readonly files: readonly string[];
+  close(): Promise<void>;
+}
+
+/** No JSON file read here is longer, in bytes: indexes of large models reach 10 MB. */
+const maxJson = 100_000_000;
+const single = "model.safetensors";
+const indexFile = "model.safetensors.index.json";
+const download = "download the whole checkpoint again";
+
+/** Open a checkpoint and check all but its numbers. Throws UserError naming the file that is wrong. */
+export async function openCheckpoint(dir: string): Promise<Checkpoint> {
+  const present = await list(dir);
+  const configPath = join(dir, "config.json");
+  if (!present.has("config.json")) throw noConfig(dir, present);
+  const json = await readJson(configPath);
+  const reading = readConfig(json, configPath);
+  const name = "generation_config.json";
+  const own = present.has(name) ? await readJson(join(dir, name)) : {};
+  const where = present.has(name) ? join(dir, name) : configPath;
+  const generation = readGeneration(own, json, where, reading.config.vocab);
+  const { weights, files } = await openWeights(dir);
+  const read = ["config.json", name].filter((file) => present.has(file));
+  return { ...reading, dir, generation, weights, files: [...read, ...files], close: () => weights.close() };
+}
+
+/** Open only the weights of a folder: model.safetensors, or the shards its index names. Throws UserError. */
+export async function openWeights(dir: string): Promise<{ weights: Weights; files: string[] }> {
+  const present = await list(dir);
+  const weights = new SafetensorsWeights();
+  try {
+    if (present.has(single)) {
+      await weights.add(join(dir, single));
+      return { weights, files: [single] };
+    }
+    if (!present.has(indexFile)) throw noWeights(dir, present);
+    const shards = readIndex(await readJson(join(dir, indexFile)), join(dir, indexFile));
+    for (const [shard, names] of shards) {
+      if (!present.has(shard))
+        throw inputError(join(dir, indexFile), `shard ${quote(shard)} is not in the folder`, download);
+      await weights.add(join(dir, shard), names);
+    }
+    return { weights, files: [indexFile, ...shards.keys()] };
+  } catch (error) {
+    await weights.close();
+    throw error;
+  }
+}
+
+class SafetensorsWeights implements Weights {
+  readonly #files: FileHandle[] = [];
+  readonly #tensors = new Map<string, Entry & { file: FileHandle; path: string }>();
+
+  /** Add the tensors of one file, or only `wanted` of them, which it must then have. */
+  async add(path: string, wanted?: readonly string[]): Promise<void> {
+    const file = await openFile(path);
+    this.#files.push(file);
+    const { tensors } = await readHeader(file, path);
+    for (const stored of wanted ?? tensors.keys()) {
+      const entry = tensors.get(stored);
+      const where = `${path}: tensor ${quote(stored)}`;
+      if (!entry) throw inputError(where, `is missing, though ${indexFile} places it here`, download);
+      const name = canonical(stored);
+      if (this.#tensors.has(name))
+        throw inputError(where, `is a second ${quote(name)}`, "remove one of them from the checkpoint");
+      this.#tensors.set(name, { ...entry, file, path });
+    }
+  }
+
+  names(): Iterable<string> {
+    return this.#tensors.keys();
+  }
+
+  info(name: string): TensorInfo | undefined {
+    const tensor = this.#tensors.get(name);
+    return tensor && { dtype: tensor.dtype, shape: tensor.shape, bytes: tensor.end - tensor.begin };
+  }
+
+  async read(name: string, offset: number, into: Uint8Array): Promise<void> {
+    const tensor = this.#tensors.get(name);
+    if (!tensor) throw new RangeError(`there is no tensor ${name}`);
+    const { file, path, begin, end } = tensor;
+    if (!Number.isInteger(offset) || offset < 0 || offset + into.length > end - begin)
+      throw new RangeError(`${name} has ${end - begin} bytes, not ${into.length} at ${offset}`);
+    await readExactly(file, path, begin + offset, into);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#files.splice(0).map((file) => file.close()));
+  }
+}
+
+/** Exports differ in what they put before a name: nothing, `model.`, or the place in a multimodal model. */
+function canonical(name: string): string {
+  const body = /^(?:model\.)?(?:language_model\.)?(?:model\.)?((?:layers|embed_tokens|norm)\..*)/s;
+  const rest = body.exec(name)?.[1];
+  return rest ? `model.${rest}` : name.replace(/^language_model\.(?=lm_head\.)/, "");
+}
+
+/** The tensor names of each shard. */
+function readIndex(json: unknown, path: string): Map<string, string[]> {
+  const map = isRecord(json) ? json.weight_map : undefined;
+  if (!isRecord(map)) throw inputError(path, "has no weight_map object", download);
+  const shards = new Map<string, string[]>();
+  for (const [name, shard] of Object.entries(map)) {
+    // A plain name cannot leave the folder. It may be a link: in the Hub's cache every file is one.
+    if (typeof shard !== "string" || !/^\w[\w.-]*\.safetensors$/.test(shard))
+      throw inputError(
+        `${path}: tensor ${quote(name)}`,
+        `shard ${quote(shard)} is not the plain name of a .safetensors file in this folder`,
+        "correct the index, and trust the checkpoint only if you know its origin",
+      );
+    const names = shards.get(shard);
+    if (names) names.push(name);
+    else shards.set(shard, [name]);
+  }
+  return shards;
+}
+
+function readGeneration(own: unknown, config: unknown, path: string, vocab: number): Generation {
+  if (!isRecord(own)) throw inputError(path, "is not a JSON object", download);
+  const fallback = isRecord(config) ? config : {};
+  const bad = (key: string, value: unknown, what: string) =>
+    inputError(
+      path,
+      `${key} is ${quote(value)}, not ${what}`,
+      `correct ${key} in that file or in config.json`,
+    );
+  const ids = (key: string, gemma: number): number[] => {
+    const value = own[key] === undefined ? fallback[key] : own[key];
+    const list = value === undefined ? [gemma] : value === null ? [] : [value].flat();
+    const isId = (id: unknown): id is number =>
+      typeof id === "number" && Number.isInteger(id) && id >= 0 && id < vocab;
+    if (!list.every(isId)) throw bad(key, value, `a token id below ${vocab}`);
+    return list;
+  };
+  const number = (key: string, min: number, max: number): number | null => {
+    const value = own[key] ?? null;
+    if (value !== null && !(typeof value === "number" && value >= min && value <= max))
+      throw bad(key, value, `a number from ${min} to ${max}`);
+    return value;
+  };
+  const sample = own.do_sample ?? false;
+  if (typeof sample !== "boolean") throw bad("do_sample", sample, "true or false");
+  return {
+    bos: ids("bos_token_id", 2)[0] ?? null,
+    eos: ids("eos_token_id", 1),
+    pad: ids("pad_token_id", 0)[0] ?? null,
+    sample,
+    temperature: number("temperature", 0, 1000),
+    topK: number("top_k", 0, 2 ** 31),
+    topP: number("top_p", 0, 1),
+    maxNew: number("max_new_tokens", 0, 2 ** 31),
+  };
+}
+
+async function list(dir: string): Promise<Set<string>> {
+  try {
+    return new Set(await readdir(dir));
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === "ENOTDIR") throw notFolder(dir);
+    const next = /^[\w.-]+\/[\w.-]+$/.test(dir)
+      ? `if it is a model on the Hub, first run \`hf download ${dir} --local-dir DIR\``
+      : "pass the folder that holds config.json";
+    throw inputError(dir, code === "ENOENT" ? "there is no such folder" : `cannot be read (${code})`, next);
+  }
+}
+
+/** Only regular files: opening a pipe would wait for ever. */
+async function openFile(path: string): Promise<FileHandle> {
+  let code = "not a file";
+  try {
+    if ((await stat(path)).isFile()) return await open(path);
+  } catch (error) {
+    code = codeOf(error);
+  }
+  throw inputError(path, `cannot be read (${code})`, "download it again, or check its permissions");
+}
+
+const codeOf = (error: unknown): string =>
+  error instanceof Error && "code" in error ? String(error.code) : String(error);
+
+async function readJson(path: string): Promise<unknown> {
+  const file = await openFile(path);
+  try {
+    const { size } = await file.stat();
+    if (size > maxJson) throw inputError(path, `is ${size} bytes long, over ${maxJson}`, download);
+    const text = decodeUtf8(await readFile(file), path);
+    if (isPointer(text)) throw pointerError(path);
+    return parseJson(text, path);
+  } finally {
+    await file.close();
+  }
+}
+
+const needGguf = "gemmac does not read GGUF; use the safetensors checkpoint it was made from";
+const needTorch = "convert it with transformers: model.save_pretrained(DIR, safe_serialization=True)";
+const isGguf = (name: string) => name.endsWith(".gguf");
+const isTorch = (name: string) => /\.(bin|pt|pth|ckpt)$/.test(name);
+
+function notFolder(path: string): UserError {
+  const next = isGguf(path)
+    ? needGguf
+    : isTorch(path)
+      ? needTorch
+      : "pass the folder that holds config.json and the weights";
+  return inputError(path, "is not a folder", next);
+}
+
+function noConfig(dir: string, present: Set<string>): UserError {
+  const next = [...present].some(isGguf)
+    ? needGguf
+    : present.has("snapshots")
+      ? "pass one of the folders in its snapshots folder"
+      : "pass a folder in the layout of the Hugging Face Hub";
+  return inputError(dir, "has no config.json", next);
+}
+
+function noWeights(dir: string, present: Set<string>): UserError {
+  const names = [...present];
+  const next = names.some(isTorch) ? needTorch : names.some(isGguf) ? needGguf : download;
+  return inputError(dir, `has neither ${single} nor ${indexFile}`, next);
+}
+
+/** The config keys that each axis of a tensor follows, by the last but one part of its name. */
+const queries = "num_attention_heads and head_dim";
+const groups = "num_key_value_heads and head_dim";
+const axisKeys = new Map<string | undefined, readonly string[]>([
+  ["embed_tokens", ["vocab_size", "hidden_size"]],
+  ["lm_head", ["vocab_size", "hidden_size"]],
+  ["q_proj", [queries, "hidden_size"]],
+  ["k_proj", [groups, "hidden_size"]],
+  ["v_proj", [groups, "hidden_size"]],
+  ["o_proj", ["hidden_size", queries]],
+  ["gate_proj", ["intermediate_size", "hidden_size"]],
+  ["up_proj", ["intermediate_size", "hidden_size"]],
+  ["down_proj", ["hidden_size", "intermediate_size"]],
+  ["input_layernorm", ["hidden_size"]],
+  ["post_attention_layernorm", ["hidden_size"]],
+  ["norm", ["hidden_size"]],
+]);
+
+/**
+ * Check that a checkpoint has the tensors a model wants. Returns a warning for each kind of tensor that nobody
+ * wants. Throws UserError when one is missing, or has another shape than the config asks for.
+ */
+export function checkWeights(
+  wanted: Iterable<{ name: string; shape: readonly number[] }>,
+  weights: Weights,
+): string[] {
+  const used = new Set<string>();
+  for (const { name, shape } of wanted) {
+    used.add(name);
+    const found = weights.info(name);
+    const where = `tensor ${quote(name)}`;
+    const asked = `the config asks for [${shape}]`;
+    if (!found) {
+      const next = name.startsWith("lm_head.")
+        ? "set tie_word_embeddings to true in config.json if the head is the embedding table"
+        : "check num_hidden_layers in config.json, or download the whole checkpoint again";
+      throw inputError(where, `is not in the checkpoint; ${asked}`, next);
+    }
+    if (found.shape.join() !== shape.join()) {
+      const byAxis = axisKeys.get(name.split(".").at(-2)) ?? [];
+      const keys = byAxis.filter((_, axis) => found.shape[axis] !== shape[axis]);
+      const next = `check ${keys.join(", ") || "the sizes"} in config.json`;
+      throw inputError(where, `has shape [${found.shape}], but ${asked}`, next);
+    }
+    if (!isFloat(found.dtype))
+      throw inputError(where, `is stored as ${found.dtype}`, "use a checkpoint that is not quantized");
+  }
+  const kinds = new Map<string, number>();
+  for (const name of weights.names()) {
+    if (used.has(name)) continue;
+    const kind = name.replace(/\.\d+\./g, ".*.");
+    kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
+  }
+  return [...kinds].map(([kind, n]) => `${quote(kind)} is not used (${n} tensor${n > 1 ? "s" : ""})`);
+}

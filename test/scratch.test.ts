@@ -1,0 +1,38 @@
+import { expect, test } from "vitest";
+import { readWeights, readSafetensors } from "/work/shared/golden/read_golden.mjs";
+import { readFileSync } from "node:fs";
+import { gemma } from "../src/model/gemma.ts";
+import { print, parse } from "../ir/text.ts";
+import { interpret } from "../ir/interpret.ts";
+import { decompose } from "../passes/decompose.ts";
+import { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fuse.ts";
+import { insertKvCache } from "../passes/kv-cache.ts";
+import { foldWeights } from "../passes/fold-weights.ts";
+import { verify } from "../ir/verify.ts";
+
+test("scratch", () => {
+  const dir = "/work/shared/golden/models/gemma1-mqa";
+  const c = { family: "gemma", vocab: 512, width: 64, hidden: 256, layers: 3, heads: 4, kvHeads: 1, headDim: 32, eps: 1e-6, theta: 10000, context: 8192, activation: "gelu_tanh", tied: true } as any;
+  const g = gemma(c, () => "f32");
+  const W = readWeights(dir), G = readSafetensors(dir + "/golden.safetensors"), J = JSON.parse(readFileSync(dir + "/golden.json", "utf8"));
+  const ids = J.prompts[1].input_ids as number[];
+  const env = { sizes: { B: 1, T: ids.length }, tensor: (n: string) => n === "tokens" ? { shape: [1, ids.length], data: Float64Array.from(ids) } : n === "positions" ? { shape: [1, ids.length], data: Float64Array.from(ids, (_, i) => i) } : { shape: W[n].shape, data: Float64Array.from(W[n].data) } };
+  let t = performance.now();
+  const out = interpret(g, env).logits!;
+  console.log("interpret", performance.now() - t);
+  const want = G["p1.logits"].data;
+  console.log("diff", Math.max(...want.map((x: number, i: number) => Math.abs(x - out.data[i]!))));
+  const passes = [fuseLinear(), fuseRmsNorm(), fuseGeglu(), fuseRope(), fuseAttention()];
+  const low = decompose().run(g);
+  const f = passes.reduce((g, p) => p.run(g), low);
+  const f2 = passes.reduce((g, p) => p.run(g), g);
+  expect(f.outputs.logits).toBe(f2.outputs.logits);
+  expect(decompose().run(f).outputs.logits).toBe(low.outputs.logits);
+  const cached = insertKvCache().run(f), folded = foldWeights().run(cached);
+  verify(folded);
+  const text = print(folded);
+  const again = parse(text);
+  expect(again.outputs.logits).toBe(folded.outputs.logits);
+  expect(print(again)).toBe(text);
+  console.log(text.slice(0, 6000));
+});
