@@ -26,14 +26,20 @@ export class MergeTable {
     const capacity = 2 ** Math.ceil(Math.log2(merges.length * 1.5 + 2));
     this.#mask = capacity - 1;
     this.#slots = new Int32Array(capacity * 4).fill(-1);
-    for (const [rank, [left, right]] of merges.entries()) {
-      const ids = [vocab.get(left), vocab.get(right), vocab.get(left + right)] as const;
-      const [leftId, rightId, merged] = ids;
+    let rank = 0;
+    for (const [left, right] of merges) {
+      const leftId = vocab.get(left);
+      const rightId = vocab.get(right);
+      const merged = vocab.get(left + right);
       if (leftId === undefined || rightId === undefined || merged === undefined)
         throw new Error(
           `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}) is not in the vocabulary`,
         );
-      this.#slots.set([leftId, rightId, rank, merged], this.#slot(leftId, rightId));
+      const slot = this.#slot(leftId, rightId);
+      this.#slots[slot] = leftId;
+      this.#slots[slot + 1] = rightId;
+      this.#slots[slot + 2] = rank++;
+      this.#slots[slot + 3] = merged;
     }
   }
 

@@ -12,12 +12,13 @@ export interface Message {
 /** What a template throws with `raise_exception`, told apart from errors in the template itself. */
 class Refusal extends Error {}
 
-/** The names the rewritten template calls for the three kinds of stripping. */
-const STRIPPERS: Readonly<Record<Side, string>> = {
+/** Our functions, under the names the rewritten template calls; the library's own names cannot be redefined. */
+const OURS = {
+  raise_exception: "gemmac_raise",
   strip: "gemmac_strip",
   lstrip: "gemmac_lstrip",
   rstrip: "gemmac_rstrip",
-};
+} as const;
 
 /** A checkpoint's chat template, ready to render. */
 export class ChatTemplate {
@@ -31,7 +32,7 @@ export class ChatTemplate {
     this.#specials = specials;
     this.#template = attempt(file, () => {
       const template = new Template(source);
-      usePythonStrip(template.parsed);
+      rewrite(template.parsed);
       return template;
     });
   }
@@ -43,12 +44,12 @@ export class ChatTemplate {
         ...this.#specials,
         messages,
         add_generation_prompt: addGenerationPrompt,
-        raise_exception: (message: unknown) => {
+        [OURS.raise_exception]: (message: unknown) => {
           throw new Refusal(String(message));
         },
-        [STRIPPERS.strip]: stripper("strip"),
-        [STRIPPERS.lstrip]: stripper("lstrip"),
-        [STRIPPERS.rstrip]: stripper("rstrip"),
+        [OURS.strip]: stripper("strip"),
+        [OURS.lstrip]: stripper("lstrip"),
+        [OURS.rstrip]: stripper("rstrip"),
       }),
     );
   }
@@ -91,13 +92,15 @@ interface Node {
 
 /**
  * Points the parsed template's `trim` filters and `strip` methods at Python's stripping: the library uses
- * JavaScript's `trim` and ignores the argument of `strip`.
+ * JavaScript's `trim` and ignores the argument of `strip`. And `raise_exception` at ours: the library's throws the
+ * same plain Error as a fault in the template.
  */
-function usePythonStrip(node: Node): void {
-  for (const child of Object.values(node))
-    if (typeof child === "object" && child !== null) usePythonStrip(child);
-  const { type, operand, filter, callee, args = [] } = node;
-  if (type === "FilterExpression" && filter?.value === "trim") become(node, "strip", [operand]);
+function rewrite(node: Node): void {
+  for (const child of Object.values(node)) if (typeof child === "object" && child !== null) rewrite(child);
+  const { type, value, operand, filter, callee, args = [] } = node;
+  if (type === "Identifier" && value === "raise_exception")
+    Object.assign(node, { value: OURS.raise_exception });
+  else if (type === "FilterExpression" && filter?.value === "trim") become(node, "strip", [operand]);
   else if (type === "FilterExpression" && filter?.callee?.value === "trim")
     become(node, "strip", [operand, ...(filter.args ?? [])]);
   else if (type === "CallExpression" && callee?.type === "MemberExpression" && !callee.computed) {
@@ -109,6 +112,6 @@ function usePythonStrip(node: Node): void {
 
 /** Makes the node, in place, a call of our function for that kind of stripping. */
 function become(node: Node, side: Side, args: readonly (Node | undefined)[]): void {
-  const callee: Node = { type: "Identifier", value: STRIPPERS[side] };
+  const callee: Node = { type: "Identifier", value: OURS[side] };
   Object.assign(node, { type: "CallExpression", callee, args });
 }

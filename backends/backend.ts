@@ -1,0 +1,89 @@
+import type { Graph, Value } from "../ir/graph.ts";
+import type { composites, primitives } from "../ir/ops/index.ts";
+import { verify } from "../ir/verify.ts";
+import { decompose } from "../passes/decompose.ts";
+import type { Pass } from "../passes/pass.ts";
+import type { Weights } from "./weights.ts";
+
+type OpNames<M> = { [K in keyof M]: M[K] extends { readonly composite: boolean } ? K : never }[keyof M] & string;
+export type PrimitiveName = OpNames<typeof primitives>;
+export type CompositeName = OpNames<typeof composites>;
+
+/** Writes one value in the target's language and says what it is called there. */
+export type Emit<Cx> = (cx: Cx, v: Value) => string;
+/** One line per op. Every primitive is required, so tsc proves that any graph can be lowered; composites are a bonus. */
+export type Emitters<Cx> = { readonly [K in PrimitiveName]: Emit<Cx> } & { readonly [K in CompositeName]?: Emit<Cx> };
+
+/** What the model is besides its graph: what an artifact's readers need to know. */
+export interface ModelFacts {
+  readonly vocab: number;
+  /** Longest sequence the model was made for, in tokens. */
+  readonly context: number;
+  /** Layers, key/value heads and head size: the shape of the cache. */
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+export interface EmitRequest {
+  readonly graph: Graph;
+  readonly weights: Weights;
+  /** An existing, empty folder to write into. */
+  readonly dir: string;
+  /** Called with the number of weight bytes written since the last call. */
+  readonly progress: (bytes: number) => void;
+  /** Called once for each tensor that holds NaN or infinity. */
+  readonly warn: (message: string) => void;
+}
+export interface EmittedFile {
+  /** Path inside the artifact, with forward slashes. */
+  readonly path: string;
+  readonly bytes: number;
+  readonly sha256: string;
+}
+export interface Emitted {
+  readonly files: readonly EmittedFile[];
+  /** What each origin's value is called in the artifact. */
+  readonly activations: Readonly<Record<string, string>>;
+}
+
+/** What one call of `append` computed, one row for each token fed. */
+export interface Step {
+  /** f32, row-major [tokens, vocab]. */
+  readonly logits: Float32Array;
+  /** The watched activations, f32, by origin. */
+  readonly watched: ReadonlyMap<string, Float32Array>;
+}
+
+/** A model that is ready to run: tokens in, logits out, with a memory of what was fed before. */
+export interface Session {
+  readonly facts: ModelFacts;
+  /** Feed tokens after those fed before. */
+  append(ids: readonly number[]): Promise<Step>;
+  /** Forget everything fed. */
+  reset(): void;
+  close(): Promise<void>;
+}
+
+export interface Backend {
+  readonly name: string;
+  readonly doc: string;
+  /** What runs before legalization. */
+  readonly passes: readonly Pass[];
+  /** Whether there is an emitter for `v` and no limit in its way. */
+  keeps(v: Value): boolean;
+  /** Limits beyond the op table. The reason is shown to the user. */
+  refuses?(v: Value): string | undefined;
+  emit(request: EmitRequest): Promise<Emitted>;
+}
+
+/** `g` in the ops that `b` emits. Throws naming op, type and reason when something stays refused. */
+export function legalize(g: Graph, b: Backend): Graph {
+  const legal = decompose((v) => b.keeps(v)).run(g);
+  verify(legal);
+  for (const v of legal.values()) {
+    const why = b.refuses?.(v);
+    if (why) throw new TypeError(`${b.name} cannot run ${v.op.name} : ${v.type} at ${legal.origins.get(v) ?? `%${v.id}`}: ${why}`);
+  }
+  return legal;
+}

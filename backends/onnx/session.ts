@@ -1,0 +1,93 @@
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import type * as ort from "onnxruntime-node";
+import { UserError } from "../../ir/error.ts";
+import { cacheNames } from "../../passes/kv-cache.ts";
+import type { ModelFacts, Session, Step } from "../backend.ts";
+import { modelFile } from "./emit.ts";
+import { decodeModel, encodeProto, untyped } from "./proto.ts";
+
+type Ort = typeof ort;
+
+/** onnxruntime-node, an optional peer. Throws UserError when it is not installed. */
+async function loadRuntime(): Promise<Ort> {
+  try {
+    return await import("onnxruntime-node");
+  } catch (cause) {
+    throw new UserError("environment", "running ONNX needs the package onnxruntime-node, which is not here or does not load", "npm install onnxruntime-node", { cause });
+  }
+}
+
+export interface OpenOptions {
+  readonly facts: ModelFacts;
+  /** Values to hand out with each step: origin → tensor name in the file. */
+  readonly watch?: Readonly<Record<string, string>>;
+}
+
+/** Opens the artifact in `dir`. Throws UserError when the runtime is missing or refuses the file. */
+export async function openSession(dir: string, { facts, watch = {} }: OpenOptions): Promise<Session> {
+  const { InferenceSession, Tensor } = await loadRuntime();
+  const path = join(dir, modelFile);
+  const options = { logSeverityLevel: 3, intraOpNumThreads: 0 } as const;
+  let session: ort.InferenceSession;
+  try {
+    const tensors = Object.values(watch);
+    session = tensors.length
+      ? await InferenceSession.create(await withOutputs(path, tensors), {
+          ...options,
+          extra: { session: { model_external_initializers_file_folder_path: dirname(path) } },
+        })
+      : await InferenceSession.create(path, options);
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message.replace(/\s+/g, " ") : String(cause);
+    throw new UserError("input", `${path}: ONNX Runtime cannot open it: ${why}`, "compile the checkpoint again", { cause });
+  }
+
+  const empty = () => {
+    const size = [1, facts.kvHeads, 0, facts.headDim];
+    const names = Array.from({ length: facts.layers }, (_, i) => cacheNames(i)).flatMap((n) => [n.key, n.value]);
+    return Object.fromEntries(names.map((name) => [name, new Tensor("float32", new Float32Array(0), size)]));
+  };
+  let cache: Record<string, ort.Tensor> = empty();
+  let fed = 0;
+  const row = (values: readonly number[]) => new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
+
+  return {
+    facts,
+    async append(ids): Promise<Step> {
+      const mask = row(new Array<number>(fed + ids.length).fill(1));
+      const out = await session.run({ input_ids: row(ids), attention_mask: mask, ...cache });
+      fed += ids.length;
+      const data = (name: string): Float32Array => {
+        const t = out[name];
+        if (!(t?.data instanceof Float32Array)) throw new Error(`the artifact gives no f32 output ${name}`);
+        return t.data;
+      };
+      for (let i = 0; i < facts.layers; i++) {
+        const n = cacheNames(i);
+        cache = { ...cache, [n.key]: out[n.nextKey] as ort.Tensor, [n.value]: out[n.nextValue] as ort.Tensor };
+      }
+      return {
+        logits: data("logits"),
+        watched: new Map(Object.entries(watch).map(([origin, tensor]) => [origin, data(tensor)])),
+      };
+    },
+    reset() {
+      cache = empty();
+      fed = 0;
+    },
+    async close() {
+      await session.release();
+    },
+  };
+}
+
+/** The graph file with inner values declared as outputs too. It is opened from memory, its data from where it lies. */
+async function withOutputs(path: string, tensors: readonly string[]): Promise<Uint8Array> {
+  const model = decodeModel(await readFile(path));
+  const { graph } = model;
+  if (!graph) throw new Error("the file holds no graph");
+  const declared = new Set(graph.output?.map((o) => o.name));
+  graph.output = [...(graph.output ?? []), ...tensors.filter((t) => !declared.has(t)).map(untyped)];
+  return encodeProto(model);
+}

@@ -1,0 +1,145 @@
+import { type Sizes, size } from "../../ir/dim.ts";
+import type { Graph, Value } from "../../ir/graph.ts";
+import { cast, gather, linear, param } from "../../ir/ops/index.ts";
+import { count, type HostTensor, roundTo, store } from "../../ir/tensor.ts";
+import { dtypes, type TensorType } from "../../ir/type.ts";
+import { decode } from "../stream.ts";
+import type { Weights } from "../weights.ts";
+
+/** Weight elements decoded at a time. */
+const blockSize = 1 << 20;
+
+export interface StreamingEnv {
+  readonly sizes: Sizes;
+  /** The runtime inputs. */
+  tensor(name: string, type: TensorType): HostTensor | undefined;
+  readonly weights: Weights;
+}
+
+/**
+ * What `interpret` computes, bit for bit, without ever holding a weight: matrix products read their weight in
+ * blocks of rows, and table look-ups read only the rows they need. Run `fuse-linear` first.
+ */
+export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<string, HostTensor>> {
+  const outputs = Object.entries(g.outputs);
+  const pending = uses(g);
+  const done = new Map<Value, HostTensor>();
+
+  const run = async (v: Value): Promise<HostTensor> => {
+    const known = done.get(v);
+    if (known) return known;
+    const made = await compute(v);
+    done.set(v, made);
+    return made;
+  };
+  /** Operands are let go after their last use. */
+  const release = (v: Value) => {
+    const left = (pending.get(v) ?? Number.POSITIVE_INFINITY) - 1;
+    pending.set(v, left);
+    if (left === 0) done.delete(v);
+  };
+  const compute = async (v: Value): Promise<HostTensor> => {
+    const { op, type } = v;
+    if (op === param) return bound(v);
+    const table = gather.of(v);
+    if (table && storedWeight(table.table)) return rows(table.table, await run(table.index), concrete(type));
+    const product = linear.of(v);
+    const weight = product && storedWeight(product.w);
+    if (product && weight) {
+      const x = await run(product.x);
+      release(product.x);
+      return multiply(x, weight, concrete(type));
+    }
+    if (op.decompose) return run(op.decompose(v.inputs, v.attrs));
+    if (!op.eval) throw new Error(`${op.name} has neither a meaning nor a decomposition`);
+    const operands: HostTensor[] = [];
+    for (const i of v.inputs) operands.push(await run(i));
+    for (const i of v.inputs) release(i);
+    const out = { dtype: type.dtype, shape: concrete(type), sizes: env.sizes };
+    return store(op.eval(operands, v.attrs, out), type.dtype);
+  };
+  const concrete = (t: TensorType) => t.shape.map((d) => size(d, env.sizes));
+
+  const runtime = new Set(g.inputs);
+  const storedWeight = (v: Value): Value | undefined => {
+    const source = v.op === cast && v.dtype === "f32" ? (v.inputs[0] as Value) : v;
+    const made = g.setup[String(source.attrs.name)];
+    return source.op === param && !runtime.has(source) && !made ? source : undefined;
+  };
+  const bound = async (v: Value): Promise<HostTensor> => {
+    const name = String(v.attrs.name);
+    const made = g.setup[name];
+    if (made) return run(made);
+    const shape = concrete(v.type);
+    const given = runtime.has(v) ? env.tensor(name, v.type) : { shape, data: Float64Array.from(await read(v, 0, count(shape))) };
+    if (!given) throw new Error(`no tensor for param ${name} : ${v.type}`);
+    return given;
+  };
+  const read = async (v: Value, from: number, n: number): Promise<Float32Array> => {
+    const width = dtypes[v.dtype] / 8;
+    const bytes = new Uint8Array(n * width);
+    await env.weights.read(String(v.attrs.name), from * width, bytes);
+    return decode(v.dtype, bytes);
+  };
+
+  const rows = async (table: Value, index: HostTensor, shape: readonly number[]): Promise<HostTensor> => {
+    const n = table.fixed(1);
+    const data = new Float64Array(count(shape));
+    for (const [i, row] of index.data.entries()) {
+      if (row < 0 || row >= table.fixed(0)) throw new RangeError(`index ${row} is outside the table of ${table.fixed(0)} rows`);
+      data.set(await read(table, row * n, n), i * n);
+    }
+    return { shape, data };
+  };
+
+  const multiply = async (x: HostTensor, w: Value, shape: readonly number[]): Promise<HostTensor> => {
+    const [n, k] = [w.fixed(0), w.fixed(1)];
+    const m = count(x.shape) / k;
+    const data = new Float64Array(m * n);
+    const step = Math.max(1, Math.floor(blockSize / k));
+    for (let from = 0; from < n; from += step) {
+      const to = Math.min(n, from + step);
+      const block = await read(w, from * k, (to - from) * k);
+      for (let r = from; r < to; r++) dots(x.data, block, (r - from) * k, m, k, data, r, n);
+    }
+    for (let i = 0; i < data.length; i++) data[i] = roundTo("f32", data[i] as number);
+    return { shape, data };
+  };
+
+  const results: Record<string, HostTensor> = {};
+  for (const [name, v] of outputs) results[name] = await run(v);
+  return results;
+}
+
+/** data[i, column] = x[i] · w[at…], for all m rows of x, four at a time; each sum runs in the order of k. */
+function dots(x: Float64Array, w: Float32Array, at: number, m: number, k: number, data: Float64Array, column: number, n: number): void {
+  let i = 0;
+  for (; i + 4 <= m; i += 4) {
+    let [a, b, c, d] = [0, 0, 0, 0];
+    const [x0, x1, x2, x3] = [i * k, (i + 1) * k, (i + 2) * k, (i + 3) * k];
+    for (let j = 0; j < k; j++) {
+      const y = w[at + j] as number;
+      a += (x[x0 + j] as number) * y;
+      b += (x[x1 + j] as number) * y;
+      c += (x[x2 + j] as number) * y;
+      d += (x[x3 + j] as number) * y;
+    }
+    data[i * n + column] = a;
+    data[(i + 1) * n + column] = b;
+    data[(i + 2) * n + column] = c;
+    data[(i + 3) * n + column] = d;
+  }
+  for (; i < m; i++) {
+    let a = 0;
+    for (let j = 0; j < k; j++) a += (x[i * k + j] as number) * (w[at + j] as number);
+    data[i * n + column] = a;
+  }
+}
+
+/** How often each value is an operand; outputs are never let go. */
+function uses(g: Graph): Map<Value, number> {
+  const counts = new Map<Value, number>();
+  for (const v of g.values()) for (const i of v.inputs) counts.set(i, (counts.get(i) ?? 0) + 1);
+  for (const v of Object.values(g.outputs)) counts.set(v, Number.POSITIVE_INFINITY);
+  return counts;
+}

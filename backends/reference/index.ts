@@ -1,0 +1,2 @@
+export { evaluate } from "./evaluate.ts";
+export { openReference } from "./session.ts";

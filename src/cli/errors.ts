@@ -1,0 +1,121 @@
+import { CommanderError } from "commander";
+import { type Trouble, UserError } from "../../ir/error.ts";
+import { plain, printJson } from "./terminal.ts";
+
+type Outcome = Trouble | "done" | "bug" | "interrupted";
+
+/** What the process says with its exit code. */
+export const exitCodes = {
+  done: 0,
+  bug: 1,
+  usage: 2,
+  input: 3,
+  verify: 4,
+  environment: 5,
+  interrupted: 130,
+} as const satisfies Record<Outcome, number>;
+
+/** The part of `gemmac --help` that documents them. */
+export const exitCodeHelp = `Exit codes:
+  0    done
+  1    a bug in gemmac
+  2    wrong usage
+  3    bad input: the checkpoint, artifact or text
+  4    verification failed
+  5    environment: missing runtime, full disk, permissions
+  130  interrupted`;
+
+/** The user pressed Ctrl-C. */
+class Interrupted extends Error {}
+
+/**
+ * Run `work` with a signal that Ctrl-C aborts. Throws Interrupted when it did, however `work` ended. Pressed
+ * again, Ctrl-C ends the process at once.
+ */
+export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const controller = new AbortController();
+  const stop = () => controller.abort(new Interrupted());
+  for (const name of ["SIGINT", "SIGTERM"]) process.once(name, stop);
+  try {
+    const result = await work(controller.signal);
+    controller.signal.throwIfAborted();
+    return result;
+  } catch (error) {
+    throw controller.signal.aborted ? controller.signal.reason : error;
+  } finally {
+    for (const name of ["SIGINT", "SIGTERM"]) process.off(name, stop);
+  }
+}
+
+/** `work`, but a system error that names no path, such as a full disk's, gets this one. */
+export async function naming<T>(path: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (isSystemError(error)) error.path ??= path;
+    throw error;
+  }
+}
+
+const isSystemError = (error: unknown): error is NodeJS.ErrnoException =>
+  error instanceof Error && "syscall" in error && "code" in error;
+
+/** Whether the reader of our output went away, as `head` does. That is no error. */
+export const isBrokenPipe = (error: unknown): boolean => isSystemError(error) && error.code === "EPIPE";
+
+const system: Readonly<Record<string, readonly [Trouble, string, string]>> = {
+  ENOSPC: ["environment", "the disk is full", "free some space or write elsewhere"],
+  EDQUOT: ["environment", "the disk quota is used up", "free some space or write elsewhere"],
+  EACCES: ["environment", "permission denied", "check its permissions"],
+  EPERM: ["environment", "permission denied", "check its permissions"],
+  EROFS: ["environment", "the file system is read-only", "write elsewhere"],
+  EMFILE: ["environment", "too many files are open", "raise the limit with `ulimit -n`"],
+  ENFILE: ["environment", "too many files are open", "close other programs"],
+  ENOENT: ["input", "there is no such file or folder", "check the path"],
+  ENOTDIR: ["input", "a part of this path is not a folder", "check the path"],
+  EISDIR: ["input", "is a folder, not a file", "check the path"],
+};
+
+interface Explanation {
+  readonly kind: Outcome;
+  readonly message: string;
+  readonly next: string;
+}
+
+function explain(error: unknown, command: string | undefined): Explanation {
+  if (error instanceof UserError) return { kind: error.trouble, message: error.message, next: error.next };
+  if (error instanceof Interrupted)
+    return { kind: "interrupted", message: "interrupted", next: "nothing half-written is left" };
+  if (error instanceof CommanderError) {
+    const message = error.message.replace(/^error: /, "").replace(/\.$/, "");
+    return { kind: "usage", message, next: `see ${["gemmac", command, "--help"].filter(Boolean).join(" ")}` };
+  }
+  const known = isSystemError(error) ? system[error.code ?? ""] : undefined;
+  if (known && isSystemError(error)) {
+    const [kind, what, next] = known;
+    return { kind, message: `${error.path ?? error.syscall}: ${what}`, next };
+  }
+  if (error instanceof RangeError && /allocation failed|typed array length/i.test(error.message))
+    return { kind: "environment", message: "not enough memory", next: "use a machine with more" };
+  const message = error instanceof Error ? error.message : String(error);
+  return { kind: "bug", message, next: "this is a bug in gemmac, please report it" };
+}
+
+/** Help and version are printed by throwing, too. */
+const isAnswer = (error: unknown): boolean => error instanceof CommanderError && error.exitCode === 0;
+/** `gemmac` alone: commander has already printed the help. */
+const isHelp = (error: unknown): boolean => error instanceof CommanderError && error.code === "commander.help";
+
+/** Tell the user what went wrong, on one line of stderr. Returns the exit code. */
+export function report(error: unknown, command: string | undefined, json: boolean): number {
+  if (isAnswer(error)) return exitCodes.done;
+  if (isHelp(error)) return exitCodes.usage;
+  const { kind, message, next } = explain(error, command);
+  // A message may quote several lines, such as a line of IR.
+  const line = plain(message.replace(/\s*\n\s*/g, ": "));
+  process.stderr.write(`gemmac: ${line}; ${next}\n`);
+  if (process.env.GEMMAC_DEBUG === "1" && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  const exitCode = exitCodes[kind];
+  if (json) printJson({ error: { kind, message: line, next, exitCode } });
+  return exitCode;
+}

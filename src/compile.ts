@@ -1,0 +1,191 @@
+import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { type Backend, type EmittedFile, legalize } from "../backends/backend.ts";
+import { writeFileHashed } from "../backends/files.ts";
+import { onnx } from "../backends/onnx/index.ts";
+import { byteLength } from "../backends/stream.ts";
+import { UserError } from "../ir/error.ts";
+import { type PassRecord, runPasses } from "../passes/pipeline.ts";
+import { type Manifest, manifestFile, manifestFormat, readManifest } from "./artifact.ts";
+import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
+import { modelGraph } from "./model/load.ts";
+import { version } from "./version.ts";
+
+const backends: Readonly<Record<string, Backend>> = { onnx };
+
+/** What can be compiled to. */
+export const targets: readonly { readonly name: string; readonly doc: string }[] = Object.values(backends);
+
+export interface CompileOptions {
+  readonly targets: readonly string[];
+  /** The folder to make. With several targets, each gets a folder of its name inside. */
+  readonly out: string;
+  /** Replace an artifact that stands there. */
+  readonly force?: boolean;
+  /** Which operators the ONNX graph may use; "standard" keeps to the standard operator set. */
+  readonly profile?: "standard";
+  readonly progress?: (doneBytes: number, totalBytes: number, target: string) => void;
+  readonly warn?: (message: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+export interface TargetReport {
+  readonly target: string;
+  readonly dir: string;
+  readonly bytes: number;
+  readonly files: readonly EmittedFile[];
+  readonly passes: readonly PassRecord[];
+}
+
+export interface CompileReport {
+  readonly out: string;
+  readonly seconds: number;
+  readonly targets: readonly TargetReport[];
+  readonly warnings: readonly string[];
+}
+
+/**
+ * Compiles the checkpoint in a folder. Writes beside `out` and renames at the end, so that nothing half-written is
+ * left by a failure or an abort. Peak memory does not grow with the model. Throws UserError.
+ */
+export async function compile(checkpointDir: string, options: CompileOptions): Promise<CompileReport> {
+  const start = performance.now();
+  const chosen = choose(options.targets);
+  await checkOut(options.out, options.force ?? false);
+  const checkpoint = await openCheckpoint(checkpointDir);
+  const partial = `${resolve(options.out)}.partial-${process.pid}`;
+  try {
+    await mkdir(partial, { recursive: true });
+    const warnings: string[] = [];
+    const job: Job = {
+      checkpoint,
+      options,
+      warn(message) {
+        if (warnings.includes(message)) return;
+        warnings.push(message);
+        options.warn?.(message);
+      },
+    };
+    const reports: TargetReport[] = [];
+    for (const backend of chosen) {
+      const place = chosen.length > 1 ? backend.name : "";
+      const report = await compileTarget(job, backend, join(partial, place));
+      reports.push({ ...report, dir: join(options.out, place) });
+    }
+    await putInPlace(partial, resolve(options.out));
+    return { out: options.out, seconds: (performance.now() - start) / 1000, targets: reports, warnings };
+  } finally {
+    await rm(partial, { recursive: true, force: true });
+    await checkpoint.close();
+  }
+}
+
+interface Job {
+  readonly checkpoint: Checkpoint;
+  readonly options: CompileOptions;
+  readonly warn: (message: string) => void;
+}
+
+async function compileTarget(job: Job, backend: Backend, dir: string): Promise<TargetReport> {
+  const { checkpoint, options, warn } = job;
+  const { graph, facts, warnings } = modelGraph(checkpoint);
+  for (const w of warnings) warn(w);
+  const { graph: optimized, records } = runPasses(graph, backend.passes);
+  const legal = legalize(optimized, backend);
+  const total = legal.weights().reduce((sum, w) => sum + byteLength(w), 0);
+  let done = 0;
+  const progress = (bytes: number) => {
+    options.signal?.throwIfAborted();
+    done += bytes;
+    options.progress?.(done, total, backend.name);
+  };
+  await mkdir(dir, { recursive: true });
+  progress(0);
+  const { files, activations } = await backend.emit({ graph: legal, weights: checkpoint.weights, dir, progress, warn });
+  const copied = await copyCompanions(checkpoint.dir, dir);
+  const dataFiles = files.filter((f) => f.path.includes("_data")).length;
+  const config = await writeConfig(checkpoint, dir, dataFiles);
+  const all = [...files, config, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
+  const manifest: Manifest = {
+    format: manifestFormat,
+    gemmac: version,
+    target: backend.name,
+    profile: options.profile ?? "standard",
+    model: checkpoint.config,
+    config: checkpoint.keys,
+    generation: checkpoint.generation,
+    facts,
+    passes: records.map((r) => r.name),
+    source: await describeSource(checkpoint),
+    licence: {
+      files: copied.map((f) => f.path).filter((p) => licenceFile.test(p)),
+      notice: "The weights stay under the licence of the checkpoint they come from; they were changed in format only.",
+    },
+    files: all,
+    activations,
+  };
+  const written = await writeFileHashed(dir, manifestFile, `${JSON.stringify(manifest, null, 1)}\n`);
+  const bytes = [...all, written].reduce((sum, f) => sum + f.bytes, 0);
+  return { target: backend.name, dir, bytes, files: [...all, written], passes: records };
+}
+
+function choose(names: readonly string[]): Backend[] {
+  const known = Object.keys(backends).join(", ");
+  if (names.length === 0) throw new UserError("usage", "no target is given", `pass --target with one of: ${known}`);
+  return [...new Set(names)].map((name) => {
+    const found = Object.hasOwn(backends, name) ? backends[name] : undefined;
+    if (!found) throw new UserError("usage", `there is no target ${name}`, `choose from: ${known}`);
+    return found;
+  });
+}
+
+/** Only what gemmac wrote, or an empty folder, may be replaced. */
+async function checkOut(out: string, force: boolean): Promise<void> {
+  const found = await stat(out).catch(() => undefined);
+  if (!found) return;
+  if (!force) throw new UserError("usage", `${out} exists already`, "choose another --out, or pass --force to replace it");
+  const entries = found.isDirectory() ? await readdir(out) : [basename(out)];
+  const ours = (await readManifest(out)) ?? (await Promise.all(entries.map((e) => readManifest(join(out, e))))).find(Boolean);
+  if (entries.length > 0 && !ours)
+    throw new UserError("usage", `${out} is no artifact of gemmac, so --force does not replace it`, "choose another --out, or remove it yourself");
+}
+
+async function putInPlace(partial: string, out: string): Promise<void> {
+  const old = `${partial}-old`;
+  const replaced = await rename(out, old).then(
+    () => true,
+    () => false,
+  );
+  await mkdir(dirname(out), { recursive: true });
+  await rename(partial, out);
+  if (replaced) await rm(old, { recursive: true, force: true });
+}
+
+const companions = /^(tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|generation_config\.json|chat_template\.jinja)$/;
+const licenceFile = /^(licen[cs]e|notice|use_policy)([._-].*)?$/i;
+
+/** The tokenizer and licence files travel with the weights, unchanged. */
+async function copyCompanions(from: string, to: string): Promise<EmittedFile[]> {
+  const names = (await readdir(from)).filter((f) => companions.test(f) || licenceFile.test(f)).sort();
+  return Promise.all(names.map(async (name) => writeFileHashed(to, name, await readFile(join(from, name)))));
+}
+
+/** config.json as Hugging Face clients read it: what the checkpoint says, defaults spelled out, and how to load it. */
+async function writeConfig(checkpoint: Checkpoint, dir: string, dataFiles: number): Promise<EmittedFile> {
+  const original: object = JSON.parse(await readFile(join(checkpoint.dir, "config.json"), "utf8"));
+  const defaulted = checkpoint.keys.filter((k) => k.source === "defaulted").map((k) => [k.key, k.value]);
+  const config = {
+    ...original,
+    ...Object.fromEntries(defaulted),
+    "transformers.js_config": { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } },
+  };
+  return writeFileHashed(dir, "config.json", `${JSON.stringify(config, null, 2)}\n`);
+}
+
+async function describeSource({ dir, files }: Checkpoint): Promise<Manifest["source"]> {
+  const sizes = files.map(async (path) => ({ path, bytes: (await stat(join(dir, path))).size }));
+  // The Hub's cache keeps a checkpoint under its revision.
+  const revision = /[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$/.exec(resolve(dir))?.[1] ?? null;
+  return { revision, files: await Promise.all(sizes) };
+}
+
