@@ -5,14 +5,17 @@ import { decompose } from "../passes/decompose.ts";
 import type { Pass } from "../passes/pass.ts";
 import type { Weights } from "./weights.ts";
 
-type OpNames<M> = { [K in keyof M]: M[K] extends { readonly composite: boolean } ? K : never }[keyof M] & string;
+type OpNames<M> = { [K in keyof M]: M[K] extends { readonly composite: boolean } ? K : never }[keyof M] &
+  string;
 export type PrimitiveName = OpNames<typeof primitives>;
 export type CompositeName = OpNames<typeof composites>;
 
 /** Writes one value in the target's language and says what it is called there. */
 export type Emit<Cx> = (cx: Cx, v: Value) => string;
 /** One line per op. Every primitive is required, so tsc proves that any graph can be lowered; composites are a bonus. */
-export type Emitters<Cx> = { readonly [K in PrimitiveName]: Emit<Cx> } & { readonly [K in CompositeName]?: Emit<Cx> };
+export type Emitters<Cx> = { readonly [K in PrimitiveName]: Emit<Cx> } & {
+  readonly [K in CompositeName]?: Emit<Cx>;
+};
 
 /** What the model is besides its graph: what an artifact's readers need to know. */
 export interface ModelFacts {
@@ -83,7 +86,10 @@ export function legalize(g: Graph, b: Backend): Graph {
   verify(legal);
   for (const v of legal.values()) {
     const why = b.refuses?.(v);
-    if (why) throw new TypeError(`${b.name} cannot run ${v.op.name} : ${v.type} at ${legal.origins.get(v) ?? `%${v.id}`}: ${why}`);
+    if (why)
+      throw new TypeError(
+        `${b.name} cannot run ${v.op.name} : ${v.type} at ${legal.origins.get(v) ?? `%${v.id}`}: ${why}`,
+      );
   }
   return legal;
 }

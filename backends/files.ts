@@ -58,7 +58,11 @@ export class HashedFile {
 }
 
 /** Write a whole small file. */
-export async function writeFileHashed(dir: string, path: string, content: string | Uint8Array): Promise<EmittedFile> {
+export async function writeFileHashed(
+  dir: string,
+  path: string,
+  content: string | Uint8Array,
+): Promise<EmittedFile> {
   const file = await HashedFile.create(dir, path);
   await file.write(typeof content === "string" ? new TextEncoder().encode(content) : content);
   return file.close();

@@ -63,17 +63,24 @@ export async function* blocksOf(
     const [a, b] = await Promise.all(v.inputs.map((i) => block(i, from, n)));
     const f = arithmetic.get(v.op);
     if (!f) return rounded(v.dtype, a as Float32Array);
-    const at = (x: Float32Array | number | undefined) => (typeof x === "number" ? () => x : (i: number) => (x as Float32Array)[i] as number);
+    const at = (x: Float32Array | number | undefined) =>
+      typeof x === "number" ? () => x : (i: number) => (x as Float32Array)[i] as number;
     const [left, right] = [at(a), at(b)];
-    return rounded(v.dtype, Float32Array.from({ length: n }, (_, i) => f(left(i), right(i))));
+    return rounded(
+      v.dtype,
+      Float32Array.from({ length: n }, (_, i) => f(left(i), right(i))),
+    );
   };
   for (let from = 0; from < total; from += blockSize) {
     const n = Math.min(blockSize, total - from);
-    yield made.op === param ? await stored(made, from, n) : encode(made.dtype, (await block(made, from, n)) as Float32Array);
+    yield made.op === param
+      ? await stored(made, from, n)
+      : encode(made.dtype, (await block(made, from, n)) as Float32Array);
   }
 }
 
-const words = (bytes: Uint8Array): Uint16Array => new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
+const words = (bytes: Uint8Array): Uint16Array =>
+  new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
 
 /** Stored floats as f32; exact. */
 export function decode(dtype: DType, bytes: Uint8Array): Float32Array {

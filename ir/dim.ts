@@ -82,6 +82,7 @@ export function size(d: Dim, sizes: Sizes): number {
 
 /** Reads what a size prints as: `8`, `T`, `P+T`, `2*T-1`. */
 export function parseDim(text: string): Dim {
+  if (text.trim() === "") throw new SyntaxError("a size is missing");
   const factor = (f: string): Dim => {
     if (/^\d+$/.test(f)) return Number(f);
     if (/^[A-Za-z_]\w*$/.test(f)) return dim(f);

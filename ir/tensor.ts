@@ -71,12 +71,8 @@ export function roundF16(x: number): number {
   return Math.abs(y) >= 65520 ? Math.sign(y) * Number.POSITIVE_INFINITY : y;
 }
 
-const wrap = (bits: number) => (x: number) => {
-  const n = 2 ** bits;
-  const t = Math.trunc(x);
-  const m = ((t % n) + n) % n;
-  return m >= n / 2 ? m - n : m;
-};
+/** The low bits of x, cut towards zero, as a two's complement number; NaN and infinity give 0. */
+const wrap = (bits: number) => (x: number) => (x << (32 - bits)) >> (32 - bits);
 
 const rounders = {
   f32: Math.fround,
@@ -85,7 +81,7 @@ const rounders = {
   i32: (x) => x | 0,
   i8: wrap(8),
   i4: wrap(4),
-  u8: (x) => Math.trunc(x) & 255,
+  u8: (x) => x & 255,
   bool: (x) => (x ? 1 : 0),
 } as const satisfies Record<DType, (x: number) => number>;
 

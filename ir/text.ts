@@ -43,7 +43,7 @@ export function print(g: Graph): string {
       : [
           "setup {",
           ...block(prologue),
-          `  return ${recipes.map(([k, v]) => `${k}=${name(v)}`).join(", ")}`,
+          `  return ${recipes.map(([k, v]) => `${k}=${operand(v, [])}`).join(", ")}`,
           "}",
         ]),
     `graph ${g.name}(${g.inputs.map((p) => `${name(p)}: ${p.type}`).join(", ")}) {`,
@@ -58,7 +58,7 @@ export function print(g: Graph): string {
 export function parse(text: string): Graph {
   const reader = new Reader();
   text.split("\n").forEach((line, i) => {
-    const content = line.replace(/\/\/.*/, "").trim();
+    const content = line.replace(/(^|\s)\/\/.*/, "").trim();
     try {
       if (content !== "") reader.line(content);
     } catch (e) {
@@ -101,7 +101,12 @@ class Reader {
   }
 
   #declare(name: string, type: string): Value {
-    const v = param({ name: name.slice(1), type: parseType(type) });
+    return this.#define(name, param({ name: name.slice(1), type: parseType(type) }));
+  }
+
+  /** What setup and body share is written in both, so that the same value may come again. */
+  #define(name: string, v: Value): Value {
+    if ((this.#names.get(name) ?? v) !== v) throw new SyntaxError(`${name} is defined already`);
     this.#names.set(name, v);
     return v;
   }
@@ -122,8 +127,14 @@ class Reader {
     const m = /^graph (\w+)\((.*)\) \{$/.exec(text);
     if (!m) throw new SyntaxError("expected `graph name(%x: f32[T,8]) {`");
     this.#name = m[1] as string;
-    const inputs = (m[2] as string).matchAll(/(%[^\s:,]+): (\w+\[[^\]]*\])/g);
-    this.#inputs = [...inputs].map((p) => this.#declare(p[1] as string, p[2] as string));
+    this.#inputs = (m[2] as string)
+      .split(", ")
+      .filter(Boolean)
+      .map((input) => {
+        const p = /^(%[^\s:,]+): (\S+)$/.exec(input);
+        if (!p) throw new SyntaxError(`expected an input such as %x: f32[T,8], not ${input}`);
+        return this.#declare(p[1] as string, p[2] as string);
+      });
   }
 
   #return(text: string): void {
@@ -188,7 +199,7 @@ class Reader {
       attrs,
     );
     if (String(v.type) !== type) throw new SyntaxError(`${opName} gives ${v.type}, not ${type}`);
-    this.#names.set(name, v);
+    this.#define(name, v);
     if (origin) this.#origins.set(v, origin);
   }
 }

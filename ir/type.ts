@@ -11,6 +11,9 @@ export class TensorType {
   readonly dtype: DType;
   readonly shape: readonly Dim[];
   constructor(dtype: DType, shape: readonly Dim[]) {
+    for (const d of shape)
+      if (typeof d === "number" && !(Number.isSafeInteger(d) && d >= 0))
+        throw new TypeError(`${d} in [${shape}] is not a size; sizes are whole and not negative`);
     this.dtype = dtype;
     this.shape = shape;
   }

@@ -10,8 +10,9 @@ export class GraphError extends Error {
 }
 
 /**
- * Checks what construction cannot: that inputs are params, that one name means one param, that aliases join an
- * output to an input of its type, and that `setup` uses no runtime input. Throws GraphError with the mend.
+ * Checks what construction cannot: that inputs are params and listed once, that one name means one param, that
+ * aliases join an output to an input of its type, and that `setup` uses no runtime input. Throws GraphError with
+ * the mend.
  */
 export function verify(g: Graph): void {
   const fail = (why: string): never => {
@@ -20,6 +21,8 @@ export function verify(g: Graph): void {
   if (Object.keys(g.outputs).length === 0) fail("it has no outputs; return at least one value");
   for (const v of g.inputs)
     if (v.op !== param) fail(`input %${v.id} is a ${v.op.name}; inputs must be params`);
+  const twice = g.inputs.find((v, i) => g.inputs.indexOf(v) !== i);
+  if (twice) fail(`input ${twice.attrs.name} is listed twice; list it once`);
 
   const recipes = Object.values(g.setup);
   const named = new Map<string, Value>();

@@ -41,6 +41,7 @@ export const insertKvCache = pass("insert-kv-cache", {
       const values = remember(at.value, at.nextValue, a.v);
       return attention(a.q, k, values, a.qpos, concat(pastPositions, a.kpos), a.attrs);
     });
+    if (layer === 0) return g;
     return cached.with({ inputs, outputs: { ...cached.outputs, ...next } });
   },
 });

@@ -32,7 +32,11 @@ export function runPasses(g: Graph, passes: readonly Pass[]): { graph: Graph; re
     } catch (e) {
       throw new PassError(pass, graph, e);
     }
-    records.push({ name: pass.name, seconds: (performance.now() - start) / 1000, nodes: graph.values().length });
+    records.push({
+      name: pass.name,
+      seconds: (performance.now() - start) / 1000,
+      nodes: graph.values().length,
+    });
   }
   return { graph, records };
 }

@@ -44,7 +44,8 @@ function rebuilds(op: OpDef, inputs: readonly Value[], attrs: Attrs, root: Value
   try {
     return op.decompose?.(inputs, attrs) === root;
   } catch (e) {
-    if (e instanceof OpError) return false; // the match was looser than the op's own types
+    // The match was looser than the op's own types.
+    if (e instanceof OpError || e instanceof TypeError) return false;
     throw e;
   }
 }

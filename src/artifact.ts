@@ -5,8 +5,8 @@ import { openSession } from "../backends/onnx/index.ts";
 import { openReference } from "../backends/reference/index.ts";
 import { UserError } from "../ir/error.ts";
 import { type Checkpoint, type Generation, openCheckpoint } from "./checkpoint/checkpoint.ts";
-import { modelGraph } from "./model/load.ts";
 import type { ConfigKey, GemmaConfig } from "./model/config.ts";
+import { modelGraph } from "./model/load.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
 
 export const manifestFile = "manifest.json";
@@ -25,7 +25,10 @@ export interface Manifest {
   readonly generation: Generation;
   readonly facts: ModelFacts;
   readonly passes: readonly string[];
-  readonly source: { readonly revision: string | null; readonly files: readonly { readonly path: string; readonly bytes: number }[] };
+  readonly source: {
+    readonly revision: string | null;
+    readonly files: readonly { readonly path: string; readonly bytes: number }[];
+  };
   readonly licence: { readonly files: readonly string[]; readonly notice: string };
   readonly files: readonly EmittedFile[];
   /** What each origin's value is called in the artifact. */
@@ -53,21 +56,42 @@ export interface OpenModelOptions {
 /** Opens an artifact in its runtime, or a checkpoint on the reference interpreter. Throws UserError. */
 export async function openModel(path: string, options: OpenModelOptions = {}): Promise<Model> {
   const manifest = await readManifest(path);
-  return manifest ? openArtifact(path, manifest, options) : openOnReference(path, await openCheckpoint(path), options);
+  return manifest
+    ? openArtifact(path, manifest, options)
+    : openOnReference(path, await openCheckpoint(path), options);
 }
 
-async function openArtifact(path: string, manifest: Manifest, { watch = [] }: OpenModelOptions): Promise<Model> {
+async function openArtifact(
+  path: string,
+  manifest: Manifest,
+  { watch = [] }: OpenModelOptions,
+): Promise<Model> {
   const { facts, generation, activations } = manifest;
   for (const file of manifest.files) await checkSize(path, file);
-  const watched = watch.filter((origin) => Object.hasOwn(activations, origin)).map((origin) => [origin, activations[origin] as string]);
+  const watched = watch
+    .filter((origin) => Object.hasOwn(activations, origin))
+    .map((origin) => [origin, activations[origin] as string]);
   const session = await openSession(path, { facts, watch: Object.fromEntries(watched) });
   const bytes = manifest.files.reduce((sum, f) => sum + f.bytes, 0);
   const close = () => session.close();
-  return { path, kind: "artifact", facts, generation, session, bytes, tokenizer: () => loadTokenizer(path), close };
+  return {
+    path,
+    kind: "artifact",
+    facts,
+    generation,
+    session,
+    bytes,
+    tokenizer: () => loadTokenizer(path),
+    close,
+  };
 }
 
 /** Runs an opened checkpoint on the interpreter; closing the model closes the checkpoint. */
-export async function openOnReference(path: string, checkpoint: Checkpoint, { watch = [] }: OpenModelOptions = {}): Promise<Model> {
+export async function openOnReference(
+  path: string,
+  checkpoint: Checkpoint,
+  { watch = [] }: OpenModelOptions = {},
+): Promise<Model> {
   const { graph, facts } = modelGraph(checkpoint);
   const session = openReference(graph, checkpoint.weights, { facts, watch });
   const sizes = await Promise.all(checkpoint.files.map(async (f) => (await stat(join(path, f))).size));
@@ -103,8 +127,15 @@ export async function readManifest(dir: string): Promise<Manifest | undefined> {
 }
 
 function isManifest(m: Manifest): boolean {
-  const numbers = m.facts && [m.facts.vocab, m.facts.context, m.facts.layers, m.facts.kvHeads, m.facts.headDim];
-  const plain = (f: EmittedFile) => typeof f.path === "string" && !/(^|\/)\.\.(\/|$)|^\/|\\/.test(f.path) && Number.isSafeInteger(f.bytes);
+  const numbers = m.facts && [
+    m.facts.vocab,
+    m.facts.context,
+    m.facts.layers,
+    m.facts.kvHeads,
+    m.facts.headDim,
+  ];
+  const plain = (f: EmittedFile) =>
+    typeof f.path === "string" && !/(^|\/)\.\.(\/|$)|^\/|\\/.test(f.path) && Number.isSafeInteger(f.bytes);
   return (
     Boolean(numbers?.every((n) => Number.isSafeInteger(n) && n > 0)) &&
     Array.isArray(m.files) &&

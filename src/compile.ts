@@ -2,7 +2,7 @@ import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { type Backend, type EmittedFile, legalize } from "../backends/backend.ts";
 import { writeFileHashed } from "../backends/files.ts";
-import { onnx } from "../backends/onnx/index.ts";
+import { onnx, type WeightStorage } from "../backends/onnx/index.ts";
 import { byteLength } from "../backends/stream.ts";
 import { UserError } from "../ir/error.ts";
 import { type PassRecord, runPasses } from "../passes/pipeline.ts";
@@ -11,10 +11,12 @@ import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
 import { modelGraph } from "./model/load.ts";
 import { version } from "./version.ts";
 
-const backends: Readonly<Record<string, Backend>> = { onnx };
+const backends = { onnx } as const;
 
 /** What can be compiled to. */
-export const targets: readonly { readonly name: string; readonly doc: string }[] = Object.values(backends);
+export const targets: readonly { readonly name: string; readonly doc: string }[] = Object.values(
+  backends,
+).map((b) => b());
 
 export interface CompileOptions {
   readonly targets: readonly string[];
@@ -22,6 +24,8 @@ export interface CompileOptions {
   readonly out: string;
   /** Replace an artifact that stands there. */
   readonly force?: boolean;
+  /** How weights lie in the artifact: "stored" (the default) keeps the dtype of the checkpoint, "f32" suits runtimes without bf16. */
+  readonly weights?: WeightStorage;
   /** Which operators the ONNX graph may use; "standard" keeps to the standard operator set. */
   readonly profile?: "standard";
   readonly progress?: (doneBytes: number, totalBytes: number, target: string) => void;
@@ -50,7 +54,7 @@ export interface CompileReport {
  */
 export async function compile(checkpointDir: string, options: CompileOptions): Promise<CompileReport> {
   const start = performance.now();
-  const chosen = choose(options.targets);
+  const chosen = choose(options.targets, options.weights ?? "stored");
   await checkOut(options.out, options.force ?? false);
   const checkpoint = await openCheckpoint(checkpointDir);
   const partial = `${resolve(options.out)}.partial-${process.pid}`;
@@ -72,6 +76,7 @@ export async function compile(checkpointDir: string, options: CompileOptions): P
       const report = await compileTarget(job, backend, join(partial, place));
       reports.push({ ...report, dir: join(options.out, place) });
     }
+    options.signal?.throwIfAborted();
     await putInPlace(partial, resolve(options.out));
     return { out: options.out, seconds: (performance.now() - start) / 1000, targets: reports, warnings };
   } finally {
@@ -101,7 +106,13 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   };
   await mkdir(dir, { recursive: true });
   progress(0);
-  const { files, activations } = await backend.emit({ graph: legal, weights: checkpoint.weights, dir, progress, warn });
+  const { files, activations } = await backend.emit({
+    graph: legal,
+    weights: checkpoint.weights,
+    dir,
+    progress,
+    warn,
+  });
   const copied = await copyCompanions(checkpoint.dir, dir);
   const dataFiles = files.filter((f) => f.path.includes("_data")).length;
   const config = await writeConfig(checkpoint, dir, dataFiles);
@@ -119,7 +130,8 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     source: await describeSource(checkpoint),
     licence: {
       files: copied.map((f) => f.path).filter((p) => licenceFile.test(p)),
-      notice: "The weights stay under the licence of the checkpoint they come from; they were changed in format only.",
+      notice:
+        "The weights stay under the licence of the checkpoint they come from; they were changed in format only.",
     },
     files: all,
     activations,
@@ -129,13 +141,14 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   return { target: backend.name, dir, bytes, files: [...all, written], passes: records };
 }
 
-function choose(names: readonly string[]): Backend[] {
+function choose(names: readonly string[], storage: WeightStorage): Backend[] {
   const known = Object.keys(backends).join(", ");
-  if (names.length === 0) throw new UserError("usage", "no target is given", `pass --target with one of: ${known}`);
+  const has = (name: string): name is keyof typeof backends => Object.hasOwn(backends, name);
+  if (names.length === 0)
+    throw new UserError("usage", "no target is given", `pass --target with one of: ${known}`);
   return [...new Set(names)].map((name) => {
-    const found = Object.hasOwn(backends, name) ? backends[name] : undefined;
-    if (!found) throw new UserError("usage", `there is no target ${name}`, `choose from: ${known}`);
-    return found;
+    if (!has(name)) throw new UserError("usage", `there is no target ${name}`, `choose from: ${known}`);
+    return backends[name](storage);
   });
 }
 
@@ -143,11 +156,22 @@ function choose(names: readonly string[]): Backend[] {
 async function checkOut(out: string, force: boolean): Promise<void> {
   const found = await stat(out).catch(() => undefined);
   if (!found) return;
-  if (!force) throw new UserError("usage", `${out} exists already`, "choose another --out, or pass --force to replace it");
+  if (!force)
+    throw new UserError(
+      "usage",
+      `${out} exists already`,
+      "choose another --out, or pass --force to replace it",
+    );
   const entries = found.isDirectory() ? await readdir(out) : [basename(out)];
-  const ours = (await readManifest(out)) ?? (await Promise.all(entries.map((e) => readManifest(join(out, e))))).find(Boolean);
+  const ours =
+    (await readManifest(out)) ??
+    (await Promise.all(entries.map((e) => readManifest(join(out, e))))).find(Boolean);
   if (entries.length > 0 && !ours)
-    throw new UserError("usage", `${out} is no artifact of gemmac, so --force does not replace it`, "choose another --out, or remove it yourself");
+    throw new UserError(
+      "usage",
+      `${out} is no artifact of gemmac, so --force does not replace it`,
+      "choose another --out, or remove it yourself",
+    );
 }
 
 async function putInPlace(partial: string, out: string): Promise<void> {
@@ -161,7 +185,8 @@ async function putInPlace(partial: string, out: string): Promise<void> {
   if (replaced) await rm(old, { recursive: true, force: true });
 }
 
-const companions = /^(tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|generation_config\.json|chat_template\.jinja)$/;
+const companions =
+  /^(tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|generation_config\.json|chat_template\.jinja)$/;
 const licenceFile = /^(licen[cs]e|notice|use_policy)([._-].*)?$/i;
 
 /** The tokenizer and licence files travel with the weights, unchanged. */
@@ -188,4 +213,3 @@ async function describeSource({ dir, files }: Checkpoint): Promise<Manifest["sou
   const revision = /[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$/.exec(resolve(dir))?.[1] ?? null;
   return { revision, files: await Promise.all(sizes) };
 }
-

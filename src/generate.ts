@@ -25,7 +25,11 @@ export interface Generated {
 }
 
 /** Feed `ids` (at least one), then hand out one token after another until a stop token, a limit or an abort. */
-export async function* generate(session: Session, ids: readonly number[], options: GenerateOptions): AsyncGenerator<Generated> {
+export async function* generate(
+  session: Session,
+  ids: readonly number[],
+  options: GenerateOptions,
+): AsyncGenerator<Generated> {
   const { vocab } = session.facts;
   const random = mulberry32(options.seed ?? Math.floor(Math.random() * 2 ** 32));
   const stop = new Set(options.stop);
@@ -57,7 +61,11 @@ export function topIndices(scores: Float32Array, k: number): number[] {
     .slice(0, k);
 }
 
-function sample(scores: Float32Array, { temperature = 0, topK, topP = 1 }: SampleOptions, random: () => number): number {
+function sample(
+  scores: Float32Array,
+  { temperature = 0, topK, topP = 1 }: SampleOptions,
+  random: () => number,
+): number {
   if (temperature <= 0) return argmax(scores);
   const candidates = topIndices(scores, topK || scores.length);
   const top = scores[candidates[0] as number] as number;

@@ -2,28 +2,36 @@ import type { onnx } from "onnx-proto";
 import type { Dim } from "../../ir/dim.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
 import type { DType } from "../../ir/type.ts";
-import { type AttributeValue, elementType, inlineTensor, int64, node } from "./proto.ts";
+import { type AttributeValue, elementType, inlineTensor, int64, node, valueInfo } from "./proto.ts";
 
 /** Collects nodes and small constants, and gives everything a unique, slash-scoped name. */
 export class Builder {
   readonly nodes: onnx.INodeProto[] = [];
   readonly initializers: onnx.ITensorProto[] = [];
+  readonly inputs: onnx.IValueInfoProto[] = [];
   /** What each value is called in the file. */
   readonly names = new Map<Value, string>();
   readonly #taken = new Set<string>();
   readonly #constants = new Map<string, string>();
   readonly #paths: ReadonlyMap<Value, string>;
   readonly #results: ReadonlyMap<Value, string>;
-  /** A file tensor and axis that have each symbolic size. */
-  readonly #sizes: Readonly<Record<string, readonly [tensor: string, axis: number]>>;
+  /** A declared input and axis that have each symbolic size. */
+  readonly #sizes = new Map<string, readonly [tensor: string, axis: number]>();
 
-  constructor(g: Graph, sizes: Readonly<Record<string, readonly [string, number]>>) {
+  constructor(g: Graph) {
     this.#paths = scopes(g);
-    this.#sizes = sizes;
     const results = new Map<Value, string>();
     for (const [v, origin] of g.origins) results.set(v, this.unique(`/${origin}`));
     for (const [name, v] of Object.entries(g.outputs)) results.set(v, this.unique(name));
     this.#results = results;
+  }
+
+  /** Declare an input of the file. Symbolic sizes are read off the first input that has them. */
+  input(name: string, type: number, shape: readonly Dim[]): void {
+    this.inputs.push(valueInfo(this.unique(name), type, shape));
+    for (const [axis, d] of shape.entries()) {
+      if (typeof d !== "number" && !this.#sizes.has(d.key)) this.#sizes.set(d.key, [name, axis]);
+    }
   }
 
   unique(name: string): string {
@@ -41,19 +49,40 @@ export class Builder {
   }
 
   /** A node with one output, somewhere on the way to `v`; gives the output's name. */
-  step(v: Value, opType: string, inputs: readonly string[], attributes: Readonly<Record<string, AttributeValue>> = {}): string {
+  step(
+    v: Value,
+    opType: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, AttributeValue>> = {},
+  ): string {
     return this.raw(`${this.#paths.get(v) ?? ""}/${opType}`, opType, inputs, attributes);
   }
 
   /** The node that yields `v` itself. */
-  result(v: Value, opType: string, inputs: readonly string[], attributes: Readonly<Record<string, AttributeValue>> = {}): string {
+  result(
+    v: Value,
+    opType: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, AttributeValue>> = {},
+  ): string {
     const name = this.unique(`${this.#paths.get(v) ?? ""}/${opType}`);
     const output = this.#results.get(v) ?? `${name}_output_0`;
     this.nodes.push(node(opType, name, inputs, [output], attributes));
     return output;
   }
 
-  raw(path: string, opType: string, inputs: readonly string[], attributes: Readonly<Record<string, AttributeValue>> = {}): string {
+  /** A second name for a value. */
+  copy(v: Value, output: string): void {
+    this.nodes.push(node("Identity", this.unique(`/${output}/Identity`), [this.name(v)], [output]));
+  }
+
+  /** A node outside the graph's own structure. */
+  raw(
+    path: string,
+    opType: string,
+    inputs: readonly string[],
+    attributes: Readonly<Record<string, AttributeValue>> = {},
+  ): string {
     const name = this.unique(path);
     const output = `${name}_output_0`;
     this.nodes.push(node(opType, name, inputs, [output], attributes));
@@ -66,12 +95,26 @@ export class Builder {
     return this.#constant(`ints_${values.join("_")}`, int64, [values.length], bytes);
   }
 
+  /** One int64 without axes, as CumSum and Range take them. */
+  index(value: number): string {
+    return this.#constant(`int_${value}`, int64, [], new Uint8Array(BigInt64Array.of(BigInt(value)).buffer));
+  }
+
   /** One number of the given dtype, without axes. */
   scalar(value: number, dtype: DType): string {
-    const data = { f32: Float32Array, i32: Int32Array, i8: Int8Array, u8: Uint8Array, bool: Uint8Array } as const;
+    const data = {
+      f32: Float32Array,
+      i32: Int32Array,
+      i8: Int8Array,
+      u8: Uint8Array,
+      bool: Uint8Array,
+    } as const;
     if (dtype === "f16" || dtype === "bf16" || dtype === "i4") {
       const cast = `${this.scalar(value, "f32")}_${dtype}`;
-      if (!this.#taken.has(cast)) this.nodes.push(node("Cast", this.unique(cast), [this.scalar(value, "f32")], [cast], { to: elementType[dtype] }));
+      if (!this.#taken.has(cast))
+        this.nodes.push(
+          node("Cast", this.unique(cast), [this.scalar(value, "f32")], [cast], { to: elementType[dtype] }),
+        );
       return cast;
     }
     const bytes = new Uint8Array(data[dtype].of(value).buffer);
@@ -98,7 +141,9 @@ export class Builder {
   sizes(shape: readonly Dim[]): string {
     if (shape.every((d) => typeof d === "number")) return this.ints(shape);
     const parts = shape.map((d) => this.size(d));
-    return parts.length === 1 ? (parts[0] as string) : this.raw("/sizes/Concat", "Concat", parts, { axis: 0 });
+    return parts.length === 1
+      ? (parts[0] as string)
+      : this.raw("/sizes/Concat", "Concat", parts, { axis: 0 });
   }
 
   /** One size as an int64 vector of length 1. */
@@ -108,7 +153,10 @@ export class Builder {
     const known = this.#constants.get(key);
     if (known) return known;
     const terms = [...d.terms].map(([monomial, c]) => {
-      const factors = monomial.split("*").filter(Boolean).map((name) => this.#named(name));
+      const factors = monomial
+        .split("*")
+        .filter(Boolean)
+        .map((name) => this.#named(name));
       if (c !== 1 || factors.length === 0) factors.push(this.ints([c]));
       return factors.reduce((a, b) => this.raw("/sizes/Mul", "Mul", [a, b]));
     });
@@ -120,7 +168,7 @@ export class Builder {
   #named(name: string): string {
     const known = this.#constants.get(`size ${name}`);
     if (known) return known;
-    const source = this.#sizes[name];
+    const source = this.#sizes.get(name);
     if (!source) throw new Error(`no input has the size ${name} as an axis`);
     const [tensor, axis] = source;
     const made = this.raw(`/sizes/${name}`, "Shape", [tensor], { start: axis, end: axis + 1 });
@@ -141,4 +189,3 @@ function scopes(g: Graph): ReadonlyMap<Value, string> {
   }
   return paths;
 }
-

@@ -1,20 +1,20 @@
 import type { onnx } from "onnx-proto";
 import type { Graph, Value } from "../../ir/graph.ts";
-import type { Emit, Emitted, EmittedFile, EmitRequest } from "../backend.ts";
+import type { Emit, EmitRequest, Emitted, EmittedFile } from "../backend.ts";
 import { HashedFile, writeFileHashed } from "../files.ts";
 import { blocksOf, byteLength } from "../stream.ts";
 import { Builder } from "./builder.ts";
 import { emitters } from "./emitters.ts";
-import { declareInputs, symbolicSizes } from "./interface.ts";
+import { declareInputs } from "./interface.ts";
 import { elementType, encodeModel, externalTensor, type Placement, valueInfo } from "./proto.ts";
 
 /** Where transformers.js looks for the graph, and for the weights beside it. */
 export const modelFile = "onnx/model.onnx";
 const dataFile = (n: number) => `model.onnx_data${n ? `_${n}` : ""}`;
-/** Node and browsers read a file whole, up to 2 GiB; data files stay below that. */
-const maxDataFile = 2_000_000_000;
-/** Large tensors start on pages, so that a runtime can map them. */
+/** Tensors start on pages, so that a runtime can map them. */
 const page = 4096;
+/** Node and browsers read a file whole, up to 2 GiB; data files stay below that. */
+const maxDataFile = 2 ** 31 - page;
 
 /** Writes `onnx/model.onnx` and its data files. Weights stream through: peak memory is a few blocks. */
 export async function emit(request: EmitRequest): Promise<Emitted> {
@@ -41,15 +41,18 @@ function plan(weights: readonly Value[]): ReadonlyMap<Value, Placement> {
 }
 
 /** The graph in ONNX. */
-function translate(graph: Graph, places: ReadonlyMap<Value, Placement>): { proto: onnx.IGraphProto; activations: Record<string, string> } {
-  const b = new Builder(graph, symbolicSizes);
+function translate(
+  graph: Graph,
+  places: ReadonlyMap<Value, Placement>,
+): { proto: onnx.IGraphProto; activations: Record<string, string> } {
+  const b = new Builder(graph);
   const external: onnx.ITensorProto[] = [];
   for (const [w, place] of places) {
     const name = String(w.attrs.name);
     external.push(externalTensor(name, w.type, place));
     b.names.set(w, name);
   }
-  const input = declareInputs(b, graph);
+  declareInputs(b, graph);
   const table: Readonly<Record<string, Emit<Builder>>> = emitters;
   for (const v of graph.values()) {
     if (b.names.has(v)) continue;
@@ -57,17 +60,28 @@ function translate(graph: Graph, places: ReadonlyMap<Value, Placement>): { proto
     if (!emitValue) throw new Error(`no emitter for ${v.op.name}; legalize first`);
     b.names.set(v, emitValue(b, v));
   }
-  const output = Object.entries(graph.outputs).map(([name, v]) => valueInfo(name, elementType[v.dtype], v.shape));
-  for (const [name, v] of Object.entries(graph.outputs)) {
-    if (b.name(v) !== name) throw new Error(`output ${name} is an input, a weight or another output; the graph must compute it`);
-  }
+  const output = Object.entries(graph.outputs).map(([name, v]) =>
+    valueInfo(name, elementType[v.dtype], v.shape),
+  );
+  // An output that no node yields under its own name: an input handed through, or a second name for one value.
+  for (const [name, v] of Object.entries(graph.outputs)) if (b.name(v) !== name) b.copy(v, name);
   const reached = [...graph.origins].filter(([v]) => b.names.has(v));
   const activations = Object.fromEntries(reached.map(([v, origin]) => [origin, b.name(v)]));
-  const proto = { name: graph.name, input, output, node: b.nodes, initializer: [...b.initializers, ...external] };
+  const proto = {
+    name: graph.name,
+    input: b.inputs,
+    output,
+    node: b.nodes,
+    initializer: [...b.initializers, ...external],
+  };
   return { proto, activations };
 }
 
-async function writeData(request: EmitRequest, weights: readonly Value[], places: ReadonlyMap<Value, Placement>): Promise<EmittedFile[]> {
+async function writeData(
+  request: EmitRequest,
+  weights: readonly Value[],
+  places: ReadonlyMap<Value, Placement>,
+): Promise<EmittedFile[]> {
   const files: EmittedFile[] = [];
   let file: HashedFile | undefined;
   let location: string | undefined;
@@ -81,7 +95,8 @@ async function writeData(request: EmitRequest, weights: readonly Value[], places
       }
       const out = file as HashedFile;
       await out.padTo(place.offset);
-      const nonFinite = (name: string) => request.warn(`weight ${name} holds NaN or infinity; the model's answers will too`);
+      const nonFinite = (name: string) =>
+        request.warn(`weight ${name} holds NaN or infinity; the model's answers will too`);
       for await (const block of blocksOf(request.graph, w, request.weights, nonFinite)) {
         await out.write(block);
         request.progress(block.byteLength);

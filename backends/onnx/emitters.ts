@@ -1,6 +1,15 @@
-import type { Dim } from "../../ir/dim.ts";
 import type { Value } from "../../ir/graph.ts";
-import { concat, gather, iota, linear, reshape, rms_norm, slice, transpose, update } from "../../ir/ops/index.ts";
+import {
+  concat,
+  gather,
+  iota,
+  linear,
+  reshape,
+  rms_norm,
+  slice,
+  transpose,
+  update,
+} from "../../ir/ops/index.ts";
 import type { DType } from "../../ir/type.ts";
 import type { Emit, Emitters } from "../backend.ts";
 import type { Builder } from "./builder.ts";
@@ -12,7 +21,11 @@ type EmitNode = Emit<Builder>;
 const same =
   (opType: string): EmitNode =>
   (b, v) =>
-    b.result(v, opType, v.inputs.map((i) => b.name(i)));
+    b.result(
+      v,
+      opType,
+      v.inputs.map((i) => b.name(i)),
+    );
 
 const reduce =
   (opType: "ReduceSum" | "ReduceMean" | "ReduceMax"): EmitNode =>
@@ -32,8 +45,6 @@ const cast = (b: Builder, v: Value, x: string, to: DType) => b.step(v, "Cast", [
 const between = (b: Builder, v: Value, x: string, from: string, to: string, axis: number) =>
   b.step(v, "Slice", [x, from, to, b.ints([axis])]);
 
-const bound = (b: Builder, d: Dim) => b.size(d);
-
 /** Every primitive in the standard operator set, and the composites that it has (or that runtimes fuse) as one piece. */
 export const emitters = {
   param: (b, v) => {
@@ -44,9 +55,8 @@ export const emitters = {
     const { attrs } = operands(iota, v);
     const axis = v.type.axis(attrs.axis);
     const length = b.step(v, "Squeeze", [b.size(v.type.at(axis))]);
-    const zero = b.step(v, "Squeeze", [b.ints([0])]);
-    const one = b.step(v, "Squeeze", [b.ints([1])]);
-    const numbers = cast(b, v, b.step(v, "Range", [zero, length, one]), attrs.dtype);
+    const range = b.step(v, "Range", [b.index(0), length, b.index(1)]);
+    const numbers = cast(b, v, range, attrs.dtype);
     const column = v.shape.map((_, k) => (k === axis ? -1 : 1));
     const stood = b.step(v, "Reshape", [numbers, b.ints(column)]);
     return b.result(v, "Expand", [stood, b.sizes(v.shape)]);
@@ -57,7 +67,14 @@ export const emitters = {
   sin: same("Sin"),
   cos: same("Cos"),
   sqrt: same("Sqrt"),
-  rsqrt: (b, v) => b.result(v, "Reciprocal", [b.step(v, "Sqrt", v.inputs.map((i) => b.name(i)))]),
+  rsqrt: (b, v) =>
+    b.result(v, "Reciprocal", [
+      b.step(
+        v,
+        "Sqrt",
+        v.inputs.map((i) => b.name(i)),
+      ),
+    ]),
   add: same("Add"),
   sub: same("Sub"),
   mul: same("Mul"),
@@ -68,7 +85,13 @@ export const emitters = {
   less_equal: same("LessOrEqual"),
   select: same("Where"),
 
-  cast: (b, v) => b.result(v, "Cast", v.inputs.map((i) => b.name(i)), { to: elementType[v.dtype] }),
+  cast: (b, v) =>
+    b.result(
+      v,
+      "Cast",
+      v.inputs.map((i) => b.name(i)),
+      { to: elementType[v.dtype] },
+    ),
   reshape: (b, v) => {
     const { x, attrs } = operands(reshape, v);
     return b.result(v, "Reshape", [b.name(x), b.shape(x, attrs.shape)]);
@@ -79,7 +102,7 @@ export const emitters = {
   },
   slice: (b, v) => {
     const { x, attrs } = operands(slice, v);
-    return b.result(v, "Slice", [b.name(x), bound(b, attrs.from), bound(b, attrs.to), b.ints([attrs.axis])]);
+    return b.result(v, "Slice", [b.name(x), b.size(attrs.from), b.size(attrs.to), b.ints([attrs.axis])]);
   },
   concat: (b, v) => {
     const { a, b: other, attrs } = operands(concat, v);
@@ -102,8 +125,20 @@ export const emitters = {
   max: reduce("ReduceMax"),
   matmul: same("MatMul"),
 
-  softmax: (b, v) => b.result(v, "Softmax", v.inputs.map((i) => b.name(i)), { axis: -1 }),
-  gelu: (b, v) => b.result(v, "Gelu", v.inputs.map((i) => b.name(i)), { approximate: "tanh" }),
+  softmax: (b, v) =>
+    b.result(
+      v,
+      "Softmax",
+      v.inputs.map((i) => b.name(i)),
+      { axis: -1 },
+    ),
+  gelu: (b, v) =>
+    b.result(
+      v,
+      "Gelu",
+      v.inputs.map((i) => b.name(i)),
+      { approximate: "tanh" },
+    ),
   /** Pow, ReduceMean, Add, Sqrt, Div, Mul: the spelling that ONNX Runtime fuses to SimplifiedLayerNormalization. */
   rms_norm: (b, v) => {
     const { x, scale, attrs } = operands(rms_norm, v);

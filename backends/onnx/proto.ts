@@ -3,7 +3,16 @@ import type { Dim } from "../../ir/dim.ts";
 import type { DType, TensorType } from "../../ir/type.ts";
 
 /** The ONNX element type of each dtype (onnx.proto3, TensorProto.DataType). onnx-proto 8 stops before INT4, hence numbers. */
-export const elementType = { f32: 1, u8: 2, i8: 3, i32: 6, bool: 9, f16: 10, bf16: 16, i4: 22 } as const satisfies Record<DType, number>;
+export const elementType = {
+  f32: 1,
+  u8: 2,
+  i8: 3,
+  i32: 6,
+  bool: 9,
+  f16: 10,
+  bf16: 16,
+  i4: 22,
+} as const satisfies Record<DType, number>;
 export const int64 = 7;
 
 /** ONNX IR version and operator set that the files ask for. IR 10 and opset 21 load in ONNX Runtime 1.18 and later. */
@@ -18,7 +27,8 @@ const attributeType = AttributeProto.AttributeType;
 
 function attribute(name: string, value: AttributeValue): onnx.IAttributeProto {
   if (typeof value === "number") return { name, type: attributeType.INT, i: value };
-  if (typeof value === "string") return { name, type: attributeType.STRING, s: new TextEncoder().encode(value) };
+  if (typeof value === "string")
+    return { name, type: attributeType.STRING, s: new TextEncoder().encode(value) };
   if ("float" in value) return { name, type: attributeType.FLOAT, f: value.float };
   return { name, type: attributeType.INTS, ints: [...value] };
 }
@@ -38,7 +48,12 @@ export const node = (
 });
 
 /** A tensor small enough to live in the graph file. */
-export const inlineTensor = (name: string, dataType: number, dims: readonly number[], rawData: Uint8Array): onnx.ITensorProto => ({
+export const inlineTensor = (
+  name: string,
+  dataType: number,
+  dims: readonly number[],
+  rawData: Uint8Array,
+): onnx.ITensorProto => ({
   name,
   dataType,
   dims: [...dims],
@@ -77,7 +92,10 @@ export const valueInfo = (name: string, elemType: number, shape: readonly Dim[])
 });
 
 /** An output whose type and shape the reader infers. */
-export const untyped = (name: string): onnx.IValueInfoProto => ({ name, type: { tensorType: { elemType: 1 } } });
+export const untyped = (name: string): onnx.IValueInfoProto => ({
+  name,
+  type: { tensorType: { elemType: 1 } },
+});
 
 export function encodeModel(graph: onnx.IGraphProto, metadata: Readonly<Record<string, string>>): Uint8Array {
   const model: onnx.IModelProto = {
@@ -93,4 +111,3 @@ export function encodeModel(graph: onnx.IGraphProto, metadata: Readonly<Record<s
 export const encodeProto = (model: onnx.IModelProto): Uint8Array => ModelProto.encode(model).finish();
 
 export const decodeModel = (bytes: Uint8Array): onnx.ModelProto => ModelProto.decode(bytes);
-

@@ -14,7 +14,12 @@ async function loadRuntime(): Promise<Ort> {
   try {
     return await import("onnxruntime-node");
   } catch (cause) {
-    throw new UserError("environment", "running ONNX needs the package onnxruntime-node, which is not here or does not load", "npm install onnxruntime-node", { cause });
+    throw new UserError(
+      "environment",
+      "running ONNX needs the package onnxruntime-node, which is not here or does not load",
+      "npm install onnxruntime-node",
+      { cause },
+    );
   }
 }
 
@@ -40,17 +45,26 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
       : await InferenceSession.create(path, options);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message.replace(/\s+/g, " ") : String(cause);
-    throw new UserError("input", `${path}: ONNX Runtime cannot open it: ${why}`, "compile the checkpoint again", { cause });
+    throw new UserError(
+      "input",
+      `${path}: ONNX Runtime cannot open it: ${why}`,
+      "compile the checkpoint again",
+      { cause },
+    );
   }
 
   const empty = () => {
     const size = [1, facts.kvHeads, 0, facts.headDim];
-    const names = Array.from({ length: facts.layers }, (_, i) => cacheNames(i)).flatMap((n) => [n.key, n.value]);
+    const names = Array.from({ length: facts.layers }, (_, i) => cacheNames(i)).flatMap((n) => [
+      n.key,
+      n.value,
+    ]);
     return Object.fromEntries(names.map((name) => [name, new Tensor("float32", new Float32Array(0), size)]));
   };
   let cache: Record<string, ort.Tensor> = empty();
   let fed = 0;
-  const row = (values: readonly number[]) => new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
+  const row = (values: readonly number[]) =>
+    new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
 
   return {
     facts,
@@ -65,7 +79,11 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
       };
       for (let i = 0; i < facts.layers; i++) {
         const n = cacheNames(i);
-        cache = { ...cache, [n.key]: out[n.nextKey] as ort.Tensor, [n.value]: out[n.nextValue] as ort.Tensor };
+        cache = {
+          ...cache,
+          [n.key]: out[n.nextKey] as ort.Tensor,
+          [n.value]: out[n.nextValue] as ort.Tensor,
+        };
       }
       return {
         logits: data("logits"),

@@ -71,7 +71,9 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     const made = g.setup[name];
     if (made) return run(made);
     const shape = concrete(v.type);
-    const given = runtime.has(v) ? env.tensor(name, v.type) : { shape, data: Float64Array.from(await read(v, 0, count(shape))) };
+    const given = runtime.has(v)
+      ? env.tensor(name, v.type)
+      : { shape, data: Float64Array.from(await read(v, 0, count(shape))) };
     if (!given) throw new Error(`no tensor for param ${name} : ${v.type}`);
     return given;
   };
@@ -86,7 +88,8 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     const n = table.fixed(1);
     const data = new Float64Array(count(shape));
     for (const [i, row] of index.data.entries()) {
-      if (row < 0 || row >= table.fixed(0)) throw new RangeError(`index ${row} is outside the table of ${table.fixed(0)} rows`);
+      if (row < 0 || row >= table.fixed(0))
+        throw new RangeError(`index ${row} is outside the table of ${table.fixed(0)} rows`);
       data.set(await read(table, row * n, n), i * n);
     }
     return { shape, data };
@@ -112,7 +115,16 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
 }
 
 /** data[i, column] = x[i] · w[at…], for all m rows of x, four at a time; each sum runs in the order of k. */
-function dots(x: Float64Array, w: Float32Array, at: number, m: number, k: number, data: Float64Array, column: number, n: number): void {
+function dots(
+  x: Float64Array,
+  w: Float32Array,
+  at: number,
+  m: number,
+  k: number,
+  data: Float64Array,
+  column: number,
+  n: number,
+): void {
   let i = 0;
   for (; i + 4 <= m; i += 4) {
     let [a, b, c, d] = [0, 0, 0, 0];

@@ -13,26 +13,48 @@ export interface ReferenceOptions {
 }
 
 /** Runs a model's graph as it is defined, on the weights of its checkpoint. Slow, and the yardstick of all targets. */
-export function openReference(graph: Graph, weights: Weights, { facts, watch = [] }: ReferenceOptions): Session {
+export function openReference(
+  graph: Graph,
+  weights: Weights,
+  { facts, watch = [] }: ReferenceOptions,
+): Session {
   const cached = insertKvCache().run(fuseLinear().run(graph));
   const wanted = new Set(watch);
   const watched = [...cached.origins].filter(([, origin]) => wanted.has(origin));
-  const observed = cached.with({ outputs: { ...cached.outputs, ...Object.fromEntries(watched.map(([v, origin]) => [`watch:${origin}`, v])) } });
+  const observed = cached.with({
+    outputs: {
+      ...cached.outputs,
+      ...Object.fromEntries(watched.map(([v, origin]) => [`watch:${origin}`, v])),
+    },
+  });
 
   const empty = (): Record<string, HostTensor> => {
     const none = { shape: [1, facts.kvHeads, 0, facts.headDim], data: new Float64Array(0) };
     const names = Array.from({ length: facts.layers }, (_, i) => cacheNames(i));
-    return Object.fromEntries(names.flatMap((n) => [[n.key, none], [n.value, none]]));
+    return Object.fromEntries(
+      names.flatMap((n) => [
+        [n.key, none],
+        [n.value, none],
+      ]),
+    );
   };
   let cache = empty();
   let fed = 0;
-  const row = (values: readonly number[]): HostTensor => ({ shape: [1, values.length], data: Float64Array.from(values) });
+  const row = (values: readonly number[]): HostTensor => ({
+    shape: [1, values.length],
+    data: Float64Array.from(values),
+  });
   const upTo = (from: number, n: number) => row(Array.from({ length: n }, (_, i) => from + i));
 
   return {
     facts,
     async append(ids): Promise<Step> {
-      const inputs: Record<string, HostTensor> = { ...cache, tokens: row(ids), positions: upTo(fed, ids.length), past_positions: upTo(0, fed) };
+      const inputs: Record<string, HostTensor> = {
+        ...cache,
+        tokens: row(ids),
+        positions: upTo(fed, ids.length),
+        past_positions: upTo(0, fed),
+      };
       const sizes = { B: 1, T: ids.length, P: fed };
       const out = await evaluate(observed, { sizes, weights, tensor: (name) => inputs[name] });
       fed += ids.length;
@@ -47,7 +69,9 @@ export function openReference(graph: Graph, weights: Weights, { facts, watch = [
       }
       return {
         logits: Float32Array.from(result("logits").data),
-        watched: new Map(watched.map(([, origin]) => [origin, Float32Array.from(result(`watch:${origin}`).data)])),
+        watched: new Map(
+          watched.map(([, origin]) => [origin, Float32Array.from(result(`watch:${origin}`).data)]),
+        ),
       };
     },
     reset() {

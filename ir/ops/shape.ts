@@ -65,9 +65,12 @@ export const slice = primitive("slice", {
       throw new TypeError(`to ${to} is past the axis of size ${all}`);
     return x.resized(axis, n);
   },
-  eval: ({ x }, { axis, from }, { shape, sizes }) => {
+  eval: ({ x }, { axis, from, to }, { shape, sizes }) => {
     const own = strides(x.shape);
-    return pick(x, offsets(shape, own, sizeOf(from, sizes) * (own.at(axis) as number)), shape);
+    const [start, end, all] = [sizeOf(from, sizes), sizeOf(to, sizes), x.shape.at(axis) as number];
+    if (start < 0 || end < start || end > all)
+      throw new RangeError(`from ${start} to ${end} does not lie within an axis of size ${all}`);
+    return pick(x, offsets(shape, own, start * (own.at(axis) as number)), shape);
   },
 });
 

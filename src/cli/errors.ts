@@ -1,3 +1,5 @@
+import { access, constants } from "node:fs/promises";
+import { dirname } from "node:path";
 import { CommanderError } from "commander";
 import { type Trouble, UserError } from "../../ir/error.ts";
 import { plain, printJson } from "./terminal.ts";
@@ -47,13 +49,30 @@ export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>
   }
 }
 
-/** `work`, but a system error that names no path, such as a full disk's, gets this one. */
+/**
+ * `work`, which writes `path`: a system error that names no path, such as a full disk's, or a temporary one gets
+ * this one.
+ */
 export async function naming<T>(path: string, work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (error) {
-    if (isSystemError(error)) error.path ??= path;
+    if (isSystemError(error) && (!error.path || error.path.includes(".partial"))) error.path = path;
     throw error;
+  }
+}
+
+/**
+ * Find out before the work, not after, whether `path` can be made: its folder, or with `parents` the nearest one
+ * there is, must be writable. Throws the system's error.
+ */
+export async function checkWritable(path: string, parents: boolean): Promise<void> {
+  const folder = dirname(path);
+  try {
+    await access(folder, constants.W_OK);
+  } catch (error) {
+    if (!(parents && folder !== path && isSystemError(error) && error.code === "ENOENT")) throw error;
+    await checkWritable(folder, parents);
   }
 }
 
@@ -73,6 +92,8 @@ const system: Readonly<Record<string, readonly [Trouble, string, string]>> = {
   ENFILE: ["environment", "too many files are open", "close other programs"],
   ENOENT: ["input", "there is no such file or folder", "check the path"],
   ENOTDIR: ["input", "a part of this path is not a folder", "check the path"],
+  ENAMETOOLONG: ["input", "the name is too long", "use a shorter one"],
+  ELOOP: ["input", "its links lead in a circle", "check the path"],
   EISDIR: ["input", "is a folder, not a file", "check the path"],
 };
 
@@ -84,8 +105,7 @@ interface Explanation {
 
 function explain(error: unknown, command: string | undefined): Explanation {
   if (error instanceof UserError) return { kind: error.trouble, message: error.message, next: error.next };
-  if (error instanceof Interrupted)
-    return { kind: "interrupted", message: "interrupted", next: "nothing half-written is left" };
+  if (error instanceof Interrupted) return { kind: "interrupted", message: "interrupted", next: "" };
   if (error instanceof CommanderError) {
     const message = error.message.replace(/^error: /, "").replace(/\.$/, "");
     return { kind: "usage", message, next: `see ${["gemmac", command, "--help"].filter(Boolean).join(" ")}` };
@@ -93,7 +113,7 @@ function explain(error: unknown, command: string | undefined): Explanation {
   const known = isSystemError(error) ? system[error.code ?? ""] : undefined;
   if (known && isSystemError(error)) {
     const [kind, what, next] = known;
-    return { kind, message: `${error.path ?? error.syscall}: ${what}`, next };
+    return { kind, message: `${error.path ?? "the output"}: ${what}`, next };
   }
   if (error instanceof RangeError && /allocation failed|typed array length/i.test(error.message))
     return { kind: "environment", message: "not enough memory", next: "use a machine with more" };
@@ -104,7 +124,8 @@ function explain(error: unknown, command: string | undefined): Explanation {
 /** Help and version are printed by throwing, too. */
 const isAnswer = (error: unknown): boolean => error instanceof CommanderError && error.exitCode === 0;
 /** `gemmac` alone: commander has already printed the help. */
-const isHelp = (error: unknown): boolean => error instanceof CommanderError && error.code === "commander.help";
+const isHelp = (error: unknown): boolean =>
+  error instanceof CommanderError && error.code === "commander.help";
 
 /** Tell the user what went wrong, on one line of stderr. Returns the exit code. */
 export function report(error: unknown, command: string | undefined, json: boolean): number {
@@ -113,7 +134,7 @@ export function report(error: unknown, command: string | undefined, json: boolea
   const { kind, message, next } = explain(error, command);
   // A message may quote several lines, such as a line of IR.
   const line = plain(message.replace(/\s*\n\s*/g, ": "));
-  process.stderr.write(`gemmac: ${line}; ${next}\n`);
+  process.stderr.write(`gemmac: ${[line, next].filter(Boolean).join("; ")}\n`);
   if (process.env.GEMMAC_DEBUG === "1" && error instanceof Error) process.stderr.write(`${error.stack}\n`);
   const exitCode = exitCodes[kind];
   if (json) printJson({ error: { kind, message: line, next, exitCode } });

@@ -9,8 +9,14 @@ export function print(text = ""): void {
   process.stdout.write(`${text}\n`);
 }
 
-/** One JSON document on stdout. */
-export const printJson = (value: unknown): void => print(JSON.stringify(value, null, 2));
+/** One JSON document on stdout, lists of numbers on one line each. */
+export function printJson(value: unknown): void {
+  // Only layout has line breaks: inside strings JSON escapes them.
+  const lists = /\[\n\s+(-?\d[\d.e+-]*(?:,\n\s+-?\d[\d.e+-]*)*)\n\s+\]/g;
+  print(
+    JSON.stringify(value, null, 2).replace(lists, (list) => list.replace(/\n\s+/g, "").replaceAll(",", ", ")),
+  );
+}
 
 /** One remark on stderr. */
 export function note(text: string): void {

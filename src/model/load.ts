@@ -10,7 +10,11 @@ import { gemma } from "./gemma.ts";
  * `warnings` names what the files hold and the model does not use. Throws UserError when a weight is missing or
  * misshapen.
  */
-export function modelGraph(checkpoint: Pick<ConfigReading, "config"> & { readonly weights: Weights }): { graph: Graph; facts: ModelFacts; warnings: string[] } {
+export function modelGraph(checkpoint: Pick<ConfigReading, "config"> & { readonly weights: Weights }): {
+  graph: Graph;
+  facts: ModelFacts;
+  warnings: string[];
+} {
   const { config, weights } = checkpoint;
   const graph = gemma(config, (name) => weights.info(name)?.dtype ?? "bf16");
   const wanted = graph.stored().map((v) => ({ name: String(v.attrs.name), shape: v.shape.map(Number) }));

@@ -1,0 +1,42 @@
+#!/usr/bin/env node
+import { Command } from "commander";
+import { version } from "../version.ts";
+import { addCompile } from "./compile.ts";
+import { exitCodeHelp, exitCodes, isBrokenPipe, report } from "./errors.ts";
+import { addInspect } from "./inspect.ts";
+import { addLogits, addVerify } from "./numbers.ts";
+import { addOps } from "./ops.ts";
+import { addRun } from "./run.ts";
+
+/** The whole command line. Commander throws instead of exiting, and leaves errors to `report`. */
+function build(): Command {
+  const program = new Command("gemmac")
+    .description("A compiler for Gemma language models.")
+    .version(version, "-V, --version", "print the version")
+    .helpOption("-h, --help", "print help")
+    .helpCommand("help [command]", "print help for a command")
+    .exitOverride()
+    .configureOutput({ outputError: () => {} })
+    .addHelpText(
+      "after",
+      `\n${exitCodeHelp}\n\nResults go to stdout, everything else to stderr. NO_COLOR is respected.`,
+    );
+  for (const add of [addCompile, addRun, addVerify, addLogits, addInspect, addOps]) add(program);
+  return program;
+}
+
+const argv = process.argv.slice(2);
+const program = build();
+const command = program.commands.find((c) => c.name() === argv[0])?.name();
+const fail = (error: unknown) => report(error, command, argv.includes("--json"));
+
+// Writing to stdout fails outside of any call of ours.
+process.on("uncaughtException", (error) => {
+  process.exit(isBrokenPipe(error) ? (process.exitCode ?? exitCodes.done) : fail(error));
+});
+try {
+  await program.parseAsync(argv, { from: "user" });
+} catch (error) {
+  // Not process.exit: what is on its way to a pipe must still get there.
+  process.exitCode = fail(error);
+}

@@ -1,0 +1,45 @@
+/** The public surface: the IR, its ops and passes, the models, and the compiler. */
+
+export type { Session, Step } from "../backends/backend.ts";
+export { type Dim, dim, plus, product, times } from "../ir/dim.ts";
+export { UserError } from "../ir/error.ts";
+export { Graph, type OpDef, OpError, type Value } from "../ir/graph.ts";
+export { type Env, interpret } from "../ir/interpret.ts";
+export {
+  bool,
+  composite,
+  dims,
+  dtype,
+  float,
+  int,
+  ints,
+  type Op,
+  oneOf,
+  primitive,
+  registry,
+  string,
+} from "../ir/op.ts";
+export * from "../ir/ops/index.ts";
+export { any, type Pattern, scalar } from "../ir/pattern.ts";
+export type { HostTensor } from "../ir/tensor.ts";
+export { parse, print } from "../ir/text.ts";
+export { broadcast, type DType, parseType, TensorType, tensor } from "../ir/type.ts";
+export { verify as verifyGraph } from "../ir/verify.ts";
+export { decompose } from "../passes/decompose.ts";
+export { foldWeights } from "../passes/fold-weights.ts";
+export { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fuse.ts";
+export { insertKvCache } from "../passes/kv-cache.ts";
+export { map, type Pass, pass } from "../passes/pass.ts";
+export { PassError, type PassRecord, runPasses } from "../passes/pipeline.ts";
+export { type Rule, raise, rewrite, rule } from "../passes/rewrite.ts";
+export { shareTables } from "../passes/share-tables.ts";
+export { type Manifest, type Model, openModel, readManifest } from "./artifact.ts";
+export { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
+export { type CompileOptions, type CompileReport, compile, targets } from "./compile.ts";
+export { type Generated, type GenerateOptions, generate } from "./generate.ts";
+export type { GemmaConfig } from "./model/config.ts";
+export { gemma } from "./model/gemma.ts";
+export { preset, presets } from "./model/presets.ts";
+export { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
+export { type VerifyOptions, type VerifyReport, verify } from "./verify.ts";
+export { version } from "./version.ts";

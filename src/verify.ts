@@ -1,0 +1,229 @@
+import { UserError } from "../ir/error.ts";
+import { type Manifest, manifestFile, openModel, openOnReference, readManifest } from "./artifact.ts";
+import { openCheckpoint } from "./checkpoint/checkpoint.ts";
+import { argmax, topIndices } from "./generate.ts";
+import { loadTokenizer } from "./tokenizer/tokenizer.ts";
+
+export interface VerifyOptions {
+  /** Texts to run both on; they need the checkpoint's tokenizer. */
+  readonly prompts?: readonly string[];
+  /** Token ids to run both on. Without prompts and ids, a built-in text (or spread ids) is used. */
+  readonly ids?: readonly (readonly number[])[];
+  /** Largest difference allowed, as a share of the largest reference value of a tensor, or of 1 if that is larger. */
+  readonly tolerance?: number;
+  readonly progress?: (done: number, total: number) => void;
+}
+
+export interface Divergence {
+  readonly origin: string;
+  readonly maxDifference: number;
+  /** What was allowed there. */
+  readonly tolerance: number;
+}
+
+/** How far the artifact's logits lie from the checkpoint's, over all positions of all prompts. */
+export interface VerifyReport {
+  readonly ok: boolean;
+  readonly tokens: number;
+  readonly maxDifference: number;
+  readonly meanDifference: number;
+  /** Mean Kullback-Leibler divergence from the checkpoint's next-token distribution, in nats. */
+  readonly kl: number;
+  /** Share of positions with the same likeliest token, and mean overlap of the five likeliest. */
+  readonly top1: number;
+  readonly top5: number;
+  readonly tolerance: number;
+  /** The first activation, in the model's order, that lies outside the tolerance. */
+  readonly firstDivergence?: Divergence;
+}
+
+const defaultTolerance = 2e-4;
+const builtIn = "The quick brown fox jumps over the lazy dog. In the beginning, 3 + 4 = 7.";
+
+/**
+ * Runs an artifact and the checkpoint it was made from on the same tokens and compares logits and activations.
+ * The checkpoint runs on the reference interpreter, in bounded memory. Throws UserError when they cannot be run.
+ */
+export async function verify(
+  artifact: string,
+  checkpoint: string,
+  options: VerifyOptions = {},
+): Promise<VerifyReport> {
+  const manifest = await readManifest(artifact);
+  if (!manifest)
+    throw new UserError(
+      "input",
+      `${artifact}: has no ${manifestFile}`,
+      "pass a folder that gemmac compile made",
+    );
+  const opened = await openCheckpoint(checkpoint);
+  try {
+    checkSameShape(manifest, opened.config, checkpoint);
+    const sequences = await choose(options, manifest, checkpoint);
+    const watch = Object.keys(manifest.activations);
+    const reference = await openOnReference(checkpoint, opened, { watch });
+    const candidate = await openModel(artifact, { watch });
+    try {
+      const tally = new Tally(options.tolerance ?? defaultTolerance, manifest.facts.vocab);
+      for (const [i, ids] of sequences.entries()) {
+        options.progress?.(i, sequences.length);
+        for (const model of [reference, candidate]) model.session.reset();
+        tally.add(watch, await reference.session.append(ids), await candidate.session.append(ids));
+      }
+      options.progress?.(sequences.length, sequences.length);
+      return tally.report();
+    } finally {
+      await candidate.close();
+    }
+  } finally {
+    await opened.close();
+  }
+}
+
+function checkSameShape(manifest: Manifest, config: Manifest["model"], checkpoint: string): void {
+  const differs = Object.entries(config).find(
+    ([key, value]) => manifest.model[key as keyof typeof config] !== value,
+  );
+  if (!differs) return;
+  const [key, value] = differs;
+  const theirs = manifest.model[key as keyof typeof config];
+  throw new UserError(
+    "input",
+    `the artifact was made for ${key} = ${theirs}, but ${checkpoint} has ${value}`,
+    "pass the checkpoint it was compiled from",
+  );
+}
+
+async function choose(
+  options: VerifyOptions,
+  { facts }: Manifest,
+  checkpoint: string,
+): Promise<readonly (readonly number[])[]> {
+  const { prompts = [], ids = [] } = options;
+  const chosen = [...ids];
+  for (const text of prompts) chosen.push((await loadTokenizer(checkpoint)).encode(text, { special: true }));
+  if (chosen.length === 0) chosen.push(await defaultIds(facts.vocab, facts.context, checkpoint));
+  for (const sequence of chosen) {
+    const bad = sequence.find((id) => !Number.isInteger(id) || id < 0 || id >= facts.vocab);
+    if (bad !== undefined)
+      throw new UserError(
+        "usage",
+        `token id ${bad} is outside the vocabulary of ${facts.vocab}`,
+        "pass ids from 0 up to the vocabulary's size",
+      );
+    if (sequence.length === 0 || sequence.length > facts.context)
+      throw new UserError(
+        "usage",
+        `a prompt has ${sequence.length} tokens`,
+        `pass between 1 and ${facts.context}`,
+      );
+  }
+  return chosen;
+}
+
+/** The built-in text, or ids spread over the vocabulary when the checkpoint has no tokenizer of its own. */
+async function defaultIds(vocab: number, context: number, checkpoint: string): Promise<number[]> {
+  const length = Math.min(24, context);
+  const spread = Array.from({ length }, (_, i) => (2 + i * 7919) % vocab);
+  const encoded = await loadTokenizer(checkpoint).then(
+    (t) => t.encode(builtIn, { special: true }),
+    () => spread,
+  );
+  return encoded.every((id) => id < vocab) ? encoded.slice(0, length) : spread;
+}
+
+interface Rows {
+  readonly logits: Float32Array;
+  readonly watched: ReadonlyMap<string, Float32Array>;
+}
+
+/** Sums up the comparison of one forward pass after another. */
+class Tally {
+  readonly #tolerance: number;
+  readonly #vocab: number;
+  #tokens = 0;
+  #max = 0;
+  #sum = 0;
+  #kl = 0;
+  #top1 = 0;
+  #top5 = 0;
+  #breach = false;
+  #first: Divergence | undefined;
+
+  constructor(tolerance: number, vocab: number) {
+    this.#tolerance = tolerance;
+    this.#vocab = vocab;
+  }
+
+  add(order: readonly string[], want: Rows, got: Rows): void {
+    for (const origin of order) {
+      const [a, b] = [want.watched.get(origin), got.watched.get(origin)];
+      if (a && b && !this.#first) this.#first = this.#diverges(origin, a, b);
+    }
+    this.#breach ||= this.#diverges("logits", want.logits, got.logits) !== undefined;
+    for (let at = 0; at < want.logits.length; at += this.#vocab) {
+      this.#row(want.logits.subarray(at, at + this.#vocab), got.logits.subarray(at, at + this.#vocab));
+    }
+  }
+
+  #diverges(origin: string, want: Float32Array, got: Float32Array): Divergence | undefined {
+    const largest = want.reduce((m, x) => Math.max(m, Math.abs(x)), 1);
+    const tolerance = this.#tolerance * largest;
+    const maxDifference = want.length === got.length ? difference(want, got).max : Number.POSITIVE_INFINITY;
+    return maxDifference <= tolerance ? undefined : { origin, maxDifference, tolerance };
+  }
+
+  #row(want: Float32Array, got: Float32Array): void {
+    const { max, sum } = difference(want, got);
+    this.#tokens++;
+    this.#max = Math.max(this.#max, max);
+    this.#sum += sum;
+    this.#kl += divergence(want, got);
+    this.#top1 += argmax(want) === argmax(got) ? 1 : 0;
+    const best = new Set(topIndices(want, 5));
+    this.#top5 += topIndices(got, 5).filter((i) => best.has(i)).length / best.size;
+  }
+
+  report(): VerifyReport {
+    const n = this.#tokens;
+    return {
+      ok: !this.#breach && !this.#first,
+      tokens: n,
+      maxDifference: this.#max,
+      meanDifference: this.#sum / (n * this.#vocab),
+      kl: this.#kl / n,
+      top1: this.#top1 / n,
+      top5: this.#top5 / n,
+      tolerance: this.#tolerance,
+      ...(this.#first && { firstDivergence: this.#first }),
+    };
+  }
+}
+
+/** NaN on one side only counts as infinitely far. */
+function difference(want: Float32Array, got: Float32Array): { max: number; sum: number } {
+  let [max, sum] = [0, 0];
+  for (let i = 0; i < want.length; i++) {
+    const [a, b] = [want[i] as number, got[i] as number];
+    const d = Object.is(a, b) || a === b ? 0 : Math.abs(a - b);
+    max = Number.isNaN(d) ? Number.POSITIVE_INFINITY : Math.max(max, d);
+    sum += d;
+  }
+  return { max, sum };
+}
+
+/** KL(softmax(want) ‖ softmax(got)), in nats. */
+function divergence(want: Float32Array, got: Float32Array): number {
+  const [za, zb] = [logSumExp(want), logSumExp(got)];
+  let kl = 0;
+  for (let i = 0; i < want.length; i++) {
+    const la = (want[i] as number) - za;
+    kl += Math.exp(la) * (la - ((got[i] as number) - zb));
+  }
+  return Math.max(0, kl);
+}
+
+function logSumExp(x: Float32Array): number {
+  const top = x[argmax(x)] as number;
+  return top + Math.log(x.reduce((sum, v) => sum + Math.exp(v - top), 0));
+}

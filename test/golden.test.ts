@@ -1,0 +1,94 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { parse, print } from "../ir/text.ts";
+import { verify } from "../ir/verify.ts";
+import { decompose } from "../passes/decompose.ts";
+import { foldWeights } from "../passes/fold-weights.ts";
+import { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fuse.ts";
+import { insertKvCache } from "../passes/kv-cache.ts";
+import type { Pass } from "../passes/pass.ts";
+import { expectRoundTrip, expectSameOutputs } from "./support/random-graph.ts";
+
+const passes = new Map<string, Pass>(
+  [
+    fuseLinear(),
+    fuseRmsNorm(),
+    fuseGeglu(),
+    fuseRope(),
+    fuseAttention(),
+    insertKvCache(),
+    foldWeights(),
+    decompose(),
+  ].map((p) => [p.name, p]),
+);
+
+function passNamed(name: string): Pass {
+  const found = passes.get(name);
+  if (!found) throw new Error(`no pass is called ${name}`);
+  return found;
+}
+
+const golden = join(import.meta.dirname, "golden");
+const texts = (folder: string) =>
+  readdirSync(folder)
+    .filter((file) => file.endsWith(".ir"))
+    .map((file) => ({ file, text: readFileSync(join(folder, file), "utf8") }));
+const header = (text: string, key: string) => new RegExp(`^// ${key}: (.*)$`, "m").exec(text)?.[1];
+
+/**
+ * Each file is a graph and, above it, what to do: `// passes: a, b` to run, `// law: …` for the law of exact
+ * fusion, `// never: op` for what must not be found. What comes out is blessed with `npx vitest run -u`.
+ */
+describe("golden", () => {
+  test.each(texts(golden))("$file", async ({ file, text }) => {
+    const before = parse(text);
+    verify(before);
+    expectRoundTrip(before);
+
+    const names = header(text, "passes")?.split(", ") ?? [];
+    const after = names.map(passNamed).reduce((g, pass) => pass.run(g), before);
+    verify(after);
+    expectRoundTrip(after);
+    if (header(text, "law")) expectSameOutputs(decompose().run(after), decompose().run(before));
+    for (const op of header(text, "never")?.split(", ") ?? [])
+      expect(after.values().map((v) => v.op.name)).not.toContain(op);
+    await expect(print(after)).toMatchFileSnapshot(join(golden, `${file}.out`));
+  });
+
+  test.each([...passes.keys()])("%s has a golden test and a near miss", (name) => {
+    const about = texts(golden).filter(({ text }) => header(text, "passes")?.split(", ").includes(name));
+    const missed = about.filter(({ text }) => header(text, "near miss"));
+    expect(missed).not.toEqual([]);
+    expect(missed.length).toBeLessThan(about.length);
+  });
+});
+
+/** `// error: …` stands on the line to blame, or alone when the file as a whole is; `// verify: …` parses first. */
+describe("errors", () => {
+  test.each(texts(join(golden, "errors")))("$file", ({ text }) => {
+    const rule = header(text, "verify");
+    if (rule) return expect(() => verify(parse(text))).toThrow(rule);
+
+    const lines = text.split("\n");
+    const guilty = lines.findIndex((line) => line.includes("// error: "));
+    const [code, message] = String(lines[guilty]).split("// error: ") as [string, string];
+    const thrown = errorOf(() => parse(text));
+    expect(thrown).toBeInstanceOf(SyntaxError);
+    expect(thrown?.message).toContain(message);
+    if (code === "") expect(thrown?.message).not.toMatch(/^line/);
+    else {
+      expect(thrown?.message).toMatch(new RegExp(`^line ${guilty + 1}: `));
+      expect(thrown?.message.split("\n")[1]).toBe(`  ${code.trim()}`);
+    }
+  });
+});
+
+function errorOf(run: () => void): Error | undefined {
+  try {
+    run();
+  } catch (e) {
+    return e as Error;
+  }
+  return undefined;
+}

@@ -1,0 +1,246 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { type Graph, intern } from "../ir/graph.ts";
+import { interpret } from "../ir/interpret.ts";
+import type { HostTensor } from "../ir/tensor.ts";
+import { print } from "../ir/text.ts";
+import type { TensorType } from "../ir/type.ts";
+import { verify } from "../ir/verify.ts";
+import { decompose } from "../passes/decompose.ts";
+import { foldWeights } from "../passes/fold-weights.ts";
+import { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fuse.ts";
+import { insertKvCache } from "../passes/kv-cache.ts";
+import type { Pass } from "../passes/pass.ts";
+import type { GemmaConfig } from "../src/model/config.ts";
+import { gemma } from "../src/model/gemma.ts";
+import {
+  expectRoundTrip,
+  expectSameOutputs,
+  graphs,
+  outcome,
+  random,
+  randomTensor,
+  sameOutcome,
+  sizes,
+} from "./support/random-graph.ts";
+
+const fusions = [fuseLinear(), fuseRmsNorm(), fuseGeglu(), fuseRope(), fuseAttention()];
+const exact = [...fusions, decompose(), foldWeights(), decompose((v) => v.id % 2 === 0)];
+const fuse = (g: Graph) => fusions.reduce((h, pass) => pass.run(h), g);
+const lower = (g: Graph) => decompose().run(g);
+
+const tinyGemma = (part: Partial<GemmaConfig> = {}): GemmaConfig => ({
+  family: "gemma",
+  vocab: 11,
+  width: 8,
+  hidden: 6,
+  layers: 2,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 4,
+  eps: 1e-6,
+  theta: 10_000,
+  context: 16,
+  activation: "gelu_tanh",
+  tied: true,
+  ...part,
+});
+
+/** Holds `law` to so many random graphs, the same ones in every run. What breaks it is shown as text. */
+function forAll(numRuns: number, law: (g: Graph, seed: number) => void): void {
+  const property = fc.property(graphs, fc.nat(), law);
+  const reporter = ({ errorInstance, counterexample }: fc.RunDetails<[Graph, number]>) => {
+    if (counterexample)
+      throw new Error(`${errorInstance}\n\nfor ${print(counterexample[0])}`, { cause: errorInstance });
+  };
+  fc.assert(property, { seed: 2403_08295, numRuns, endOnFailure: true, reporter });
+}
+
+function expectSameBits(pass: Pass, g: Graph, seed: number): void {
+  const after = pass.run(g);
+  if (!sameOutcome(outcome(g, sizes, seed), outcome(after, sizes, seed)))
+    throw new Error(`${pass.name} changed what the graph computes into\n${print(after)}`);
+}
+
+describe("random graphs", () => {
+  test("are varied: every op turns up, and so do symbolic sizes", () => {
+    const found = new Set<string>();
+    for (const g of fc.sample(graphs, { seed: 1, numRuns: 300 })) {
+      for (const v of g.values()) found.add(v.op.name);
+      if (g.values().some((v) => v.shape.some((d) => typeof d !== "number"))) found.add("a symbolic size");
+      for (const v of fuse(lower(g)).values()) found.add(`${v.op.name} found`);
+    }
+    for (const op of ["update", "matmul", "iota", "select", "rope", "attention", "a symbolic size"])
+      expect(found).toContain(op);
+    for (const op of ["linear", "rms_norm", "gelu", "geglu", "rope", "softmax", "attention"])
+      expect(found).toContain(`${op} found`);
+  });
+
+  test("print and parse are inverse, before and after any pass", () => {
+    forAll(1000, (g) => {
+      verify(g);
+      expectRoundTrip(g);
+      for (const pass of exact) {
+        const after = pass.run(g);
+        verify(after);
+        expectRoundTrip(after);
+      }
+    });
+  });
+
+  test("decompose(fuse(g)) === decompose(g)", () => {
+    forAll(2000, (g) => {
+      for (const pass of fusions) expectSameOutputs(lower(pass.run(g)), lower(g));
+      expectSameOutputs(lower(fuse(g)), lower(g));
+      expectSameOutputs(lower(fuse(lower(g))), lower(g));
+    });
+  });
+
+  test.each(exact.map((pass, i) => ({ i, pass })))("$i $pass.name keeps every bit", ({ pass }) => {
+    forAll(600, (g, seed) => expectSameBits(pass, g, seed));
+  });
+
+  test("passes come to rest", () => {
+    const twice = (run: (g: Graph) => Graph, g: Graph) => expectSameOutputs(run(run(g)), run(g));
+    forAll(600, (g) => {
+      for (const pass of [...fusions, decompose(), foldWeights()]) twice((h) => pass.run(h), g);
+    });
+  });
+
+  test("what weights decide folds away whole, in one go or in two", () => {
+    forAll(1000, (g, seed) => {
+      const none = foldWeights(() => true).run(g);
+      expectSameOutputs(none, g);
+      const casts = foldWeights((v) => v.op.name !== "cast").run(g);
+      expectSameBits(foldWeights(), casts, seed);
+      const params = (h: Graph) =>
+        h
+          .stored()
+          .map((v) => v.id)
+          .sort();
+      expect(params(foldWeights().run(casts))).toEqual(params(foldWeights().run(g)));
+    });
+  });
+
+  test("an expression built again is the same object, whichever operand comes first", () => {
+    forAll(1000, (g) => {
+      for (const v of g.values()) {
+        if (intern(v.op, v.inputs, { ...v.attrs }) !== v) throw new Error(`${v.op.name} was built twice`);
+        if (v.op.commutative && intern(v.op, v.inputs.toReversed(), v.attrs) !== v)
+          throw new Error(`${v.op.name} minds the order of its operands`);
+      }
+    });
+  });
+
+  test("an op that is not commutative keeps its operands apart", () => {
+    forAll(500, (g) => {
+      for (const v of g.values()) {
+        const [a, b] = v.inputs;
+        if (v.inputs.length !== 2 || !a || !b || a === b || v.op.commutative) continue;
+        if (a.type.equals(b.type) && intern(v.op, [b, a], v.attrs) === v)
+          throw new Error(`${v.op.name} does not mind the order of its operands`);
+      }
+    });
+  });
+});
+
+describe("gemma", () => {
+  const models = [
+    tinyGemma(),
+    tinyGemma({ kvHeads: 1 }),
+    tinyGemma({ kvHeads: 4, headDim: 2, tied: false }),
+    tinyGemma({ heads: 1, kvHeads: 1, layers: 1, eps: 1e-5, theta: 500 }),
+  ].flatMap((c) => [gemma(c), gemma(c, () => "f32")]);
+
+  test.each(models.map((g, i) => [i, g] as const))("%i: print and parse are inverse", (_, g) => {
+    for (const h of [g, fuse(g), lower(g), foldWeights().run(fuse(g))]) {
+      verify(h);
+      expectRoundTrip(h);
+    }
+  });
+
+  test.each(models.map((g, i) => [i, g] as const))("%i: fused from either spelling", (_, g) => {
+    expectSameOutputs(lower(fuse(g)), lower(g));
+    expectSameOutputs(fuse(lower(g)), fuse(g));
+    const left = new Set(
+      fuse(lower(g))
+        .values()
+        .map((v) => v.op.name),
+    );
+    for (const op of ["rms_norm", "geglu", "rope", "attention", "linear"]) expect(left).toContain(op);
+    for (const op of ["matmul", "exp", "tanh", "rsqrt", "sin", "softmax", "gelu"])
+      expect(left).not.toContain(op);
+  });
+
+  test.each(models.map((g, i) => [i, g] as const))("%i: every pass keeps every bit", (_, g) => {
+    for (const pass of exact)
+      if (!sameOutcome(outcome(g, sizes, 5), outcome(pass.run(g), sizes, 5)))
+        throw new Error(`${pass.name} changed what gemma computes`);
+  });
+});
+
+describe("the cache", () => {
+  const models = fc.record({
+    config: fc
+      .record({
+        layers: fc.integer({ min: 1, max: 2 }),
+        kvHeads: fc.constantFrom(1, 2, 4),
+        headDim: fc.constantFrom(2, 4),
+        tied: fc.boolean(),
+      })
+      .map((part) => tinyGemma(part)),
+    batch: fc.integer({ min: 1, max: 2 }),
+    chunks: fc.array(fc.integer({ min: 1, max: 3 }), { minLength: 1, maxLength: 4 }),
+    first: fc.constantFrom(0, 7),
+    spelled: fc.boolean(),
+    seed: fc.nat(),
+  });
+
+  test("decoding in chunks of any size gives the logits of one full pass", () => {
+    const property = fc.property(models, ({ config, batch, chunks, first, spelled, seed }) => {
+      const full = gemma(config, () => "f32");
+      const step = insertKvCache().run(spelled ? fuse(lower(full)) : full);
+      verify(step);
+      const length = chunks.reduce((a, b) => a + b);
+      const next = random(seed);
+      const ids = Array.from({ length: batch * length }, () => Math.floor(next() * config.vocab));
+      /** Columns `from` to `to` of a [batch, length] table. */
+      const columns = (from: number, to: number, entry: (row: number, column: number) => number) => ({
+        shape: [batch, to - from],
+        data: Float64Array.from({ length: batch * (to - from) }, (_, i) =>
+          entry(Math.floor(i / (to - from)), from + (i % (to - from))),
+        ),
+      });
+      const feed = (from: number, to: number) => ({
+        tokens: columns(from, to, (row, column) => ids[row * length + column] as number),
+        positions: columns(from, to, (_, column) => first + column),
+      });
+      const run = (g: Graph, P: number, T: number, inputs: Record<string, HostTensor>) => {
+        const bound = { B: batch, T, P };
+        const weight = (name: string, type: TensorType) =>
+          randomTensor(type, bound, random(seed + name.length));
+        return interpret(g, { sizes: bound, tensor: (name, type) => inputs[name] ?? weight(name, type) });
+      };
+
+      const want = run(full, 0, length, feed(0, length)).logits as HostTensor;
+      const cache: Record<string, HostTensor> = {};
+      let at = 0;
+      for (const n of chunks) {
+        const past = { ...cache, past_positions: columns(0, at, (_, column) => first + column) };
+        const out = run(step, at, n, { ...past, ...feed(at, at + n) });
+        for (let row = 0; row < batch; row++) {
+          const got = out.logits?.data.subarray(row * n * config.vocab, (row + 1) * n * config.vocab);
+          const from = (row * length + at) * config.vocab;
+          got?.forEach((x, i) => {
+            expect(Math.abs(x - (want.data[from + i] as number))).toBeLessThan(1e-5);
+          });
+          expect(got).toHaveLength(n * config.vocab);
+        }
+        for (const [name, t] of Object.entries(out))
+          if (name.startsWith("present.")) cache[name.replace("present", "past_key_values")] = t;
+        at += n;
+      }
+    });
+    fc.assert(property, { seed: 9, numRuns: 60 });
+  });
+});
