@@ -41,21 +41,11 @@ export async function* blocksOf(
 ): AsyncGenerator<Uint8Array> {
   const made = g.setup[String(weight.attrs.name)] ?? weight;
   const total = elements(made);
-  const buffers = new Map<Value, Uint8Array>();
-  const heard = new Set<string>();
-
-  const stored = async (v: Value, from: number, n: number): Promise<Uint8Array> => {
-    const width = dtypes[v.dtype] / 8;
-    const buffer = buffers.get(v) ?? new Uint8Array(Math.min(total, blockSize) * width);
-    buffers.set(v, buffer);
-    const bytes = buffer.subarray(0, n * width);
-    const name = String(v.attrs.name);
-    await weights.read(name, from * width, bytes);
-    if (!heard.has(name) && hasNonFinite(v.dtype, bytes)) {
-      heard.add(name);
-      nonFinite(name);
-    }
-    return bytes;
+  const readers = new Map<Value, Reader>();
+  const stored = (v: Value, from: number, n: number): Promise<Uint8Array> => {
+    const reader = readers.get(v) ?? new Reader(v, total, weights, nonFinite);
+    readers.set(v, reader);
+    return reader.read(from, n);
   };
   const block = async (v: Value, from: number, n: number): Promise<Float32Array | number> => {
     if (v.op === constant) return Number(v.attrs.value);
@@ -76,6 +66,55 @@ export async function* blocksOf(
     yield made.op === param
       ? await stored(made, from, n)
       : encode(made.dtype, (await block(made, from, n)) as Float32Array);
+  }
+}
+
+/** Reads one stored tensor front to back, the next block while the last one is worked on. */
+class Reader {
+  readonly #name: string;
+  readonly #dtype: DType;
+  readonly #width: number;
+  readonly #total: number;
+  readonly #weights: Weights;
+  readonly #nonFinite: (name: string) => void;
+  readonly #buffers: [Uint8Array, Uint8Array];
+  #ahead: { readonly from: number; readonly bytes: Promise<Uint8Array> } | undefined;
+  #turn = 0;
+  #heard = false;
+
+  constructor(v: Value, total: number, weights: Weights, nonFinite: (name: string) => void) {
+    this.#name = String(v.attrs.name);
+    this.#dtype = v.dtype;
+    this.#width = dtypes[v.dtype] / 8;
+    this.#total = total;
+    this.#weights = weights;
+    this.#nonFinite = nonFinite;
+    const size = Math.min(total, blockSize) * this.#width;
+    this.#buffers = [new Uint8Array(size), new Uint8Array(total > blockSize ? size : 0)];
+  }
+
+  async read(from: number, n: number): Promise<Uint8Array> {
+    const ahead = this.#ahead?.from === from ? this.#ahead.bytes : this.#fetch(from, n);
+    const bytes = await ahead;
+    const next = from + n;
+    if (next < this.#total) {
+      const fetched = this.#fetch(next, Math.min(blockSize, this.#total - next));
+      fetched.catch(() => {}); // whoever asks for the block hears of it
+      this.#ahead = { from: next, bytes: fetched };
+    }
+    if (!this.#heard && hasNonFinite(this.#dtype, bytes)) {
+      this.#heard = true;
+      this.#nonFinite(this.#name);
+    }
+    return bytes;
+  }
+
+  async #fetch(from: number, n: number): Promise<Uint8Array> {
+    const buffer = this.#buffers[this.#turn] as Uint8Array;
+    this.#turn ^= 1;
+    const bytes = buffer.subarray(0, n * this.#width);
+    await this.#weights.read(this.#name, from * this.#width, bytes);
+    return bytes;
   }
 }
 

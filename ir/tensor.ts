@@ -64,11 +64,11 @@ export function roundF16(x: number): number {
   if (!Number.isFinite(x) || x === 0) return x;
   const exponent = Math.max(Math.floor(Math.log2(Math.abs(x))), -14);
   const step = 2 ** (exponent - 10);
-  const q = x / step;
+  const q = Math.abs(x) / step;
   const low = Math.floor(q);
   const up = q - low > 0.5 || (q - low === 0.5 && low % 2 !== 0);
   const y = (up ? low + 1 : low) * step;
-  return Math.abs(y) >= 65520 ? Math.sign(y) * Number.POSITIVE_INFINITY : y;
+  return Math.sign(x) * (y >= 65520 ? Number.POSITIVE_INFINITY : y);
 }
 
 /** The low bits of x, cut towards zero, as a two's complement number; NaN and infinity give 0. */

@@ -1,8 +1,11 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { Graph } from "../ir/graph.ts";
+import { exp, param } from "../ir/ops/index.ts";
 import { parse, print } from "../ir/text.ts";
-import { verify } from "../ir/verify.ts";
+import { tensor } from "../ir/type.ts";
+import { GraphError, verify } from "../ir/verify.ts";
 import { decompose } from "../passes/decompose.ts";
 import { foldWeights } from "../passes/fold-weights.ts";
 import { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fuse.ts";
@@ -81,6 +84,24 @@ describe("errors", () => {
       expect(thrown?.message).toMatch(new RegExp(`^line ${guilty + 1}: `));
       expect(thrown?.message.split("\n")[1]).toBe(`  ${code.trim()}`);
     }
+  });
+
+  const x = param({ name: "x", type: tensor("f32", 2, 3) });
+  const short = param({ name: "x", type: tensor("f32", 4) });
+  const made = param({ name: "w", type: tensor("f32", 9) });
+  test.each<[string, ConstructorParameters<typeof Graph>[1]]>([
+    ["graph g: it has no outputs; return at least one value", { inputs: [x], outputs: {} }],
+    ["is a exp; inputs must be params", { inputs: [exp(x)], outputs: { y: exp(x) } }],
+    ["input x is listed twice; list it once", { inputs: [x, x], outputs: { y: x } }],
+    ["two params are called x: f32[2,3] and f32[4]; rename one", { inputs: [x], outputs: { y: short } }],
+    [
+      "setup makes w : f32[2,3], but the graph reads f32[9]",
+      { inputs: [], outputs: { y: made }, setup: { w: exp(x) } },
+    ],
+    ["alias: there is no output z", { inputs: [x], outputs: { y: x }, aliases: { z: "x" } }],
+  ])("%s", (message, parts) => {
+    expect(() => verify(new Graph("g", parts))).toThrow(GraphError);
+    expect(() => verify(new Graph("g", parts))).toThrow(message);
   });
 });
 

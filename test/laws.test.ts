@@ -1,10 +1,11 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { dim, minus, parseDim, plus, size, times } from "../ir/dim.ts";
 import { type Graph, intern } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
 import type { HostTensor } from "../ir/tensor.ts";
 import { print } from "../ir/text.ts";
-import type { TensorType } from "../ir/type.ts";
+import { broadcast, parseType, type TensorType } from "../ir/type.ts";
 import { verify } from "../ir/verify.ts";
 import { decompose } from "../passes/decompose.ts";
 import { foldWeights } from "../passes/fold-weights.ts";
@@ -141,6 +142,39 @@ describe("random graphs", () => {
           throw new Error(`${v.op.name} does not mind the order of its operands`);
       }
     });
+  });
+});
+
+describe("sizes", () => {
+  const [T, B] = [dim("T"), dim("B")];
+
+  test.each([
+    [["f32[2,3]", "f32[3]"], "2,3"],
+    [["f32[2,1]", "f32[1,3]", "f32[]"], "2,3"],
+    [["f32[T,1]", "f32[B,1,8]"], "B,T,8"],
+    [["f32[0]", "f32[1]"], "0"],
+    [["f32[P+T]", "f32[T+P]"], "P+T"],
+  ])("%s stretch to [%s]", (types, want) => {
+    expect(String(broadcast(...types.map(parseType)))).toBe(want);
+  });
+
+  test("equal sizes are the same object", () => {
+    expect(plus(T, T)).toBe(times(2, T));
+    expect(minus(plus(T, B), T)).toBe(B);
+    expect(times(plus(T, 1), minus(T, 1))).toBe(minus(times(T, T), 1));
+    expect(minus(T, T)).toBe(0);
+    expect(size(plus(times(T, B), 3), { T: 5, B: 2 })).toBe(13);
+    expect(() => size(T, {})).toThrow("size T is unbound; pass { T: <number> }");
+  });
+
+  test("a size is read as it is printed", () => {
+    const coefficients = fc.array(fc.integer({ min: -3, max: 3 }), { minLength: 4, maxLength: 4 });
+    const property = fc.property(coefficients, ([a = 0, b = 0, c = 0, d = 0]) => {
+      const it = [times(a, T), times(b, B), times(c, times(T, B)), d].reduce(plus);
+      expect(parseDim(String(it))).toBe(it);
+      expect(size(it, { T: 7, B: 11 })).toBe(7 * a + 11 * b + 77 * c + d);
+    });
+    fc.assert(property, { seed: 4, numRuns: 500 });
   });
 });
 

@@ -1,0 +1,154 @@
+import { execFileSync } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, test } from "vitest";
+import { UserError } from "../ir/error.ts";
+import { openModel } from "../src/artifact.ts";
+import { compile } from "../src/compile.ts";
+import { verify } from "../src/verify.ts";
+import { distance } from "./support/goldens.ts";
+
+const tiny = join(import.meta.dirname, "data/models/gemma1-mha");
+const root = mkdtempSync(join(tmpdir(), "gemmac-compile-"));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+const fresh = () => mkdtempSync(join(root, "case-"));
+
+/** A copy of the tiny checkpoint with its weight bytes changed. */
+function altered(change: (bytes: Buffer, at: (tensor: string) => number) => Buffer): string {
+  const dir = fresh();
+  cpSync(tiny, dir, { recursive: true });
+  const path = join(dir, "model.safetensors");
+  const bytes = readFileSync(path);
+  const end = 8 + Number(bytes.readBigUInt64LE(0));
+  const header = JSON.parse(bytes.toString("utf8", 8, end));
+  writeFileSync(
+    path,
+    change(bytes, (tensor) => end + header[tensor].data_offsets[0]),
+  );
+  return dir;
+}
+
+async function refused(checkpoint: string, out: string, options = {}): Promise<UserError> {
+  const error = await compile(checkpoint, { targets: ["onnx"], out, ...options }).catch((e) => e);
+  expect(error).toBeInstanceOf(UserError);
+  expect(error.message).not.toMatch(/\n/);
+  return error;
+}
+
+test.each<[string, () => string, string]>([
+  ["a truncated header", () => altered((b) => b.subarray(0, 40)), "model.safetensors"],
+  ["data cut short", () => altered((b) => b.subarray(0, b.length - 100)), "past the end"],
+  [
+    "a config that does not fit the weights",
+    () => {
+      const dir = altered((b) => b);
+      const config = JSON.parse(readFileSync(join(dir, "config.json"), "utf8"));
+      writeFileSync(join(dir, "config.json"), JSON.stringify({ ...config, num_key_value_heads: 2 }));
+      return dir;
+    },
+    "k_proj",
+  ],
+])("%s: one line, and no folder is left", async (_, make, word) => {
+  const work = fresh();
+  const error = await refused(make(), join(work, "out"));
+  expect(error.message).toContain(word);
+  expect(error.next).not.toBe("");
+  expect(readdirSync(work)).toEqual([]);
+});
+
+test("NaN and infinity in weights are told by name, whatever their place", async () => {
+  const [norm, gate] = ["model.layers.1.input_layernorm.weight", "model.layers.0.mlp.gate_proj.weight"];
+  const dir = altered((bytes, at) => {
+    bytes.writeUInt16LE(0x7fc0, at(norm) + 2); // NaN, the second of two packed halves
+    bytes.writeUInt16LE(0xff80, at(gate) + 40); // minus infinity
+    return bytes;
+  });
+  const warned: string[] = [];
+  const report = await compile(dir, {
+    targets: ["onnx"],
+    out: join(fresh(), "out"),
+    warn: (w) => warned.push(w),
+  });
+  expect(warned).toHaveLength(2);
+  expect(report.warnings.join()).toContain(norm);
+  expect(report.warnings.join()).toContain(gate);
+});
+
+test("an output that exists is kept, unless it is gemmac's and --force says so", async () => {
+  const out = join(fresh(), "out");
+  await compile(tiny, { targets: ["onnx"], out });
+  expect((await refused(tiny, out)).next).toContain("--force");
+  await compile(tiny, { targets: ["onnx"], out, force: true });
+
+  const mine = fresh();
+  writeFileSync(join(mine, "thesis.txt"), "years of work");
+  expect((await refused(tiny, mine, { force: true })).message).toContain("no artifact of gemmac");
+  expect(readdirSync(mine)).toEqual(["thesis.txt"]);
+});
+
+test("the same input gives the same bytes", async () => {
+  const [a, b] = [join(fresh(), "out"), join(fresh(), "out")];
+  await compile(tiny, { targets: ["onnx"], out: a });
+  await compile(tiny, { targets: ["onnx"], out: b });
+  for (const file of ["manifest.json", "config.json", "onnx/model.onnx", "onnx/model.onnx_data"])
+    expect(readFileSync(join(a, file)).equals(readFileSync(join(b, file))), file).toBe(true);
+});
+
+test("weights as stored and as f32 mean the same, and both verify", async () => {
+  const logits: Float32Array[] = [];
+  for (const weights of ["stored", "f32"] as const) {
+    const { out } = await compile(tiny, { targets: ["onnx"], out: join(fresh(), "out"), weights });
+    expect(await verify(out, tiny)).toMatchObject({ ok: true, top1: 1, top5: 1 });
+    const model = await openModel(out);
+    logits.push((await model.session.append([2, 5, 7])).logits);
+    await model.close();
+  }
+  expect(distance(logits[0], logits[1])).toBe(0);
+});
+
+test("an abort leaves nothing", async () => {
+  const work = fresh();
+  const abort = new AbortController();
+  const progress = () => abort.abort();
+  const run = compile(tiny, { targets: ["onnx"], out: join(work, "out"), signal: abort.signal, progress });
+  await expect(run).rejects.toThrow("aborted");
+  expect(readdirSync(work)).toEqual([]);
+});
+
+const small = join(root, "small-disk");
+const canMount = (() => {
+  try {
+    mkdirSync(small);
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=256k", "tmpfs", small], { stdio: "ignore" });
+    return true;
+  } catch {
+    return false;
+  }
+})();
+afterAll(() => canMount && execFileSync("umount", [small]));
+
+test.skipIf(!canMount)(
+  "a full disk is told as such and nothing stays (skipped where tmpfs cannot be mounted)",
+  async () => {
+    const run = compile(tiny, { targets: ["onnx"], out: join(small, "out") });
+    await expect(run).rejects.toThrow("ENOSPC");
+    expect(readdirSync(small)).toEqual([]);
+  },
+);
+
+test("verify names the first activation that is off, and what the artifact was made from", async () => {
+  const { out } = await compile(tiny, { targets: ["onnx"], out: join(fresh(), "out") });
+  const other = altered((bytes, at) => {
+    const place = at("model.layers.1.mlp.up_proj.weight");
+    bytes.writeUInt16LE(bytes.readUInt16LE(place) ^ 0x8000, place);
+    return bytes;
+  });
+  const report = await verify(out, other);
+  expect(report.ok).toBe(false);
+  expect(report.firstDivergence?.origin).toBe("model/layers.1/mlp/up_proj");
+  await expect(verify(out, join(import.meta.dirname, "data/models/gemma1-mqa"))).rejects.toThrow(
+    "was made for",
+  );
+});
