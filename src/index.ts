@@ -22,7 +22,7 @@ export {
 export * from "../ir/ops/index.ts";
 export { any, type Pattern, scalar } from "../ir/pattern.ts";
 export type { HostTensor } from "../ir/tensor.ts";
-export { parse, print } from "../ir/text.ts";
+export { parse, print } from "../ir/text/index.ts";
 export { broadcast, type DType, parseType, TensorType, tensor } from "../ir/type.ts";
 export { verify as verifyGraph } from "../ir/verify.ts";
 export { decompose } from "../passes/decompose.ts";

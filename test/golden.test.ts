@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { Graph } from "../ir/graph.ts";
 import { exp, param } from "../ir/ops/index.ts";
-import { parse, print } from "../ir/text.ts";
+import { parse, print } from "../ir/text/index.ts";
 import { tensor } from "../ir/type.ts";
 import { GraphError, verify } from "../ir/verify.ts";
 import { decompose } from "../passes/decompose.ts";

@@ -1,10 +1,11 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { dim, minus, parseDim, plus, size, times } from "../ir/dim.ts";
-import { type Graph, intern } from "../ir/graph.ts";
+import { Graph, intern } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
+import { constant } from "../ir/ops/index.ts";
 import type { HostTensor } from "../ir/tensor.ts";
-import { print } from "../ir/text.ts";
+import { print } from "../ir/text/index.ts";
 import { broadcast, parseType, type TensorType } from "../ir/type.ts";
 import { verify } from "../ir/verify.ts";
 import { decompose } from "../passes/decompose.ts";
@@ -131,6 +132,13 @@ describe("random graphs", () => {
           throw new Error(`${v.op.name} minds the order of its operands`);
       }
     });
+  });
+
+  test("zero and minus zero are two numbers", () => {
+    const zero = constant({ value: 0, dtype: "f32" });
+    const minusZero = constant({ value: -0, dtype: "f32" });
+    expect(zero === minusZero).toBe(false);
+    expectRoundTrip(new Graph("zeros", { inputs: [], outputs: { zero, minusZero } }));
   });
 
   test("an op that is not commutative keeps its operands apart", () => {

@@ -5,7 +5,7 @@ import { interpret } from "../ir/interpret.ts";
 import { registry } from "../ir/op.ts";
 import * as o from "../ir/ops/index.ts";
 import { count, type HostTensor, roundBf16, roundF16, roundTo } from "../ir/tensor.ts";
-import { tables } from "../ir/text.ts";
+import { tables } from "../ir/text/index.ts";
 import { parseType, type TensorType, tensor } from "../ir/type.ts";
 import { verify } from "../ir/verify.ts";
 import { decompose } from "../passes/decompose.ts";

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { UserError } from "../../ir/error.ts";
 import type { Value } from "../../ir/graph.ts";
-import { parse } from "../../ir/text.ts";
+import { parse } from "../../ir/text/index.ts";
 import { verify } from "../../ir/verify.ts";
 import { type Manifest, readManifest } from "../artifact.ts";
 import { type Generation, openCheckpoint } from "../checkpoint/checkpoint.ts";

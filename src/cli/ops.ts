@@ -3,7 +3,7 @@ import { UserError } from "../../ir/error.ts";
 import { type Attr, Graph, intern, type OpDef } from "../../ir/graph.ts";
 import { complete, registry } from "../../ir/op.ts";
 import { param } from "../../ir/ops/index.ts";
-import { print as printGraph } from "../../ir/text.ts";
+import { print as printGraph } from "../../ir/text/index.ts";
 import { parseType } from "../../ir/type.ts";
 import { heading, print, printJson, table, wrap } from "./terminal.ts";
 

@@ -14,7 +14,7 @@ import {
 import { interpret } from "../../ir/interpret.ts";
 import { cast, constant, param, reshape } from "../../ir/ops/index.ts";
 import { count, type HostTensor, store } from "../../ir/tensor.ts";
-import { parse, print, tables } from "../../ir/text.ts";
+import { parse, print, tables } from "../../ir/text/index.ts";
 import { type DType, isFloat, parseType, TensorType } from "../../ir/type.ts";
 
 /** What the symbolic sizes of random graphs are bound to when they run. */

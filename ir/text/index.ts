@@ -1,0 +1,2 @@
+export { parse, tables } from "./parse.ts";
+export { print } from "./print.ts";
