@@ -1,7 +1,7 @@
 import type { Graph, Value } from "../ir/graph.ts";
 import type { composites, primitives } from "../ir/ops/index.ts";
 import { verify } from "../ir/verify.ts";
-import { decompose } from "../passes/decompose.ts";
+import { decomposeExcept } from "../passes/decompose.ts";
 import type { Pass } from "../passes/pass.ts";
 import type { Weights } from "./weights.ts";
 
@@ -82,7 +82,7 @@ export interface Backend {
 
 /** `g` in the ops that `b` emits. Throws naming op, type and reason when something stays refused. */
 export function legalize(g: Graph, b: Backend): Graph {
-  const legal = decompose((v) => b.keeps(v)).run(g);
+  const legal = decomposeExcept(g, (v) => b.keeps(v));
   verify(legal);
   for (const v of legal.values()) {
     const why = b.refuses?.(v);

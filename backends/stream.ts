@@ -1,7 +1,8 @@
 import type { Graph, Value } from "../ir/graph.ts";
-import { add, cast, constant, div, mul, param, reshape, sub } from "../ir/ops/index.ts";
+import { add, constant, div, mul, param, sub } from "../ir/ops/index.ts";
 import { roundBf16, roundF16 } from "../ir/tensor.ts";
 import { type DType, dtypes } from "../ir/type.ts";
+import { rowParts } from "../passes/fold-weights.ts";
 import type { Weights } from "./weights.ts";
 
 /** Elements per block. Peak memory is a few blocks, whatever the model's size. */
@@ -13,15 +14,6 @@ const arithmetic = new Map<unknown, (a: number, b: number) => number>([
   [mul, (a, b) => a * b],
   [div, (a, b) => a / b],
 ]);
-
-/** Whether `v` can be computed block by block: elementwise arithmetic, casts and reshapes over one stored tensor. */
-export function streams(v: Value): boolean {
-  if (v.op === param) return v.dtype === "f32" || v.dtype === "f16" || v.dtype === "bf16";
-  if (v.op === cast || v.op === reshape) return v.inputs.every(streams);
-  if (!arithmetic.has(v.op)) return false;
-  const size = elements(v);
-  return v.inputs.every((i) => i.op === constant || (streams(i) && elements(i) === size));
-}
 
 const elements = (v: Value): number => v.shape.reduce<number>((n, _, axis) => n * v.fixed(axis), 1);
 
@@ -40,6 +32,14 @@ export async function* blocksOf(
   nonFinite: (name: string) => void,
 ): AsyncGenerator<Uint8Array> {
   const made = g.setup[String(weight.attrs.name)] ?? weight;
+  for (const part of rowParts(made)) yield* blocksOfPart(part, weights, nonFinite);
+}
+
+async function* blocksOfPart(
+  made: Value,
+  weights: Weights,
+  nonFinite: (name: string) => void,
+): AsyncGenerator<Uint8Array> {
   const total = elements(made);
   const readers = new Map<Value, Reader>();
   const stored = (v: Value, from: number, n: number): Promise<Uint8Array> => {

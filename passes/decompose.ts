@@ -1,20 +1,21 @@
-import type { Value } from "../ir/graph.ts";
-import { map, type Pass, rebuilt } from "./pass.ts";
+import type { Graph, Value } from "../ir/graph.ts";
+import { map, pass, rebuilt } from "./pass.ts";
 
-/** Lower every composite that `keep` does not hold on to. With nothing kept, only primitives remain. */
-export const decompose = (keep: (v: Value) => boolean = () => false): Pass => ({
-  name: "decompose",
-  doc: "Replace composites by their decompositions.",
-  run: (g) => {
-    const lowered = new Map<Value, Value>();
-    const lower = (v: Value): Value => {
-      const known = lowered.get(v);
-      if (known) return known;
-      const w = rebuilt(v, v.inputs.map(lower));
-      const out = w.op.decompose && !keep(w) ? lower(w.op.decompose(w.inputs, w.attrs)) : w;
-      lowered.set(v, out);
-      return out;
-    };
-    return map(g, lower);
-  },
+export const decompose = pass("decompose", {
+  doc: "Every composite becomes its decomposition; only primitives remain.",
+  run: (g) => decomposeExcept(g, () => false),
 });
+
+/** Lower every composite that `keep` does not hold on to. */
+export function decomposeExcept(g: Graph, keep: (v: Value) => boolean): Graph {
+  const lowered = new Map<Value, Value>();
+  const lower = (v: Value): Value => {
+    const known = lowered.get(v);
+    if (known) return known;
+    const w = rebuilt(v, v.inputs.map(lower));
+    const out = w.op.decompose && !keep(w) ? lower(w.op.decompose(w.inputs, w.attrs)) : w;
+    lowered.set(v, out);
+    return out;
+  };
+  return map(g, lower);
+}

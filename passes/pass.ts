@@ -1,23 +1,48 @@
-import { type Graph, intern, type Value } from "../ir/graph.ts";
+import { type Attrs, type Graph, intern, type Value } from "../ir/graph.ts";
 import { type AttrsOf, complete, type Schema } from "../ir/op.ts";
+
+/**
+ * What a pass promises about results. "exact": not one bit changes. { close }: values move by at most that share of
+ * the largest one. "free": the pass changes what the model computes, and says so.
+ */
+export type Law = "exact" | "free" | { readonly close: number };
 
 /** A pure function from graph to graph, with a name. Verifying, timing and printing happen around it. */
 export interface Pass {
   readonly name: string;
   readonly doc: string;
+  readonly law: Law;
+  /** The options it was made with, defaults included. */
+  readonly options: Attrs;
   run(g: Graph): Graph;
 }
 
-/** Declare a pass. Calling the result with options gives a Pass; missing options take their defaults. */
-export const pass =
-  <A extends Schema = {}>(
-    name: string,
-    spec: { doc: string; options?: A; run(g: Graph, options: AttrsOf<A>): Graph },
-  ) =>
-  (given: Partial<AttrsOf<A>> = {}): Pass => {
-    const options = complete(name, spec.options ?? ({} as A), given);
-    return { name, doc: spec.doc, run: (g) => spec.run(g, options) };
+/** Makes a Pass from options, and tells of them. */
+export interface PassMaker<A extends Schema = Schema> {
+  (given?: Partial<AttrsOf<A>>): Pass;
+  readonly name: string;
+  readonly doc: string;
+  readonly law: Law;
+  readonly options: Schema;
+}
+
+/** A PassMaker whose options are not known at compile time. */
+export type AnyPassMaker = PassMaker<any>;
+
+/** Declare a pass, "exact" unless `law` says otherwise. Options left out when it is made take their defaults. */
+export function pass<A extends Schema = {}>(
+  name: string,
+  spec: { doc: string; law?: Law; options?: A; run(g: Graph, options: AttrsOf<A>): Graph },
+): PassMaker<A> {
+  const { doc, law = "exact" } = spec;
+  const schema = spec.options ?? ({} as A);
+  const make = (given: Partial<AttrsOf<A>> = {}): Pass => {
+    const options = complete(name, schema, given);
+    return { name, doc, law, options, run: (g) => spec.run(g, options) };
   };
+  const maker = Object.assign(make, { doc, law, options: schema });
+  return Object.defineProperty(maker, "name", { value: name });
+}
 
 /** `g` with its outputs replaced by what `change` makes of them; origins follow the values they name. */
 export function mapped(g: Graph, change: (v: Value) => Value): Graph {
@@ -31,17 +56,17 @@ export function mapped(g: Graph, change: (v: Value) => Value): Graph {
 }
 
 /**
- * Rebuild the graph, operands before users, giving each node to `visit` once its operands are final. `swap` may
- * replace a node whole, before its operands are looked at.
+ * Rebuild the graph, operands before users, giving each node to `visit` once its operands are final. `visit` also
+ * hears what stood there before. `swap` may replace a node whole, before its operands are looked at.
  */
 export function map(
   g: Graph,
-  visit: (v: Value) => Value,
+  visit: (v: Value, before: Value) => Value,
   swap: (v: Value) => Value | undefined = () => undefined,
 ): Graph {
   const done = new Map<Value, Value>();
   const final = (v: Value) => done.get(v) as Value;
-  for (const v of g.values()) done.set(v, swap(v) ?? visit(rebuilt(v, v.inputs.map(final))));
+  for (const v of g.values()) done.set(v, swap(v) ?? visit(rebuilt(v, v.inputs.map(final)), v));
   return mapped(keepReached(g, done), final);
 }
 

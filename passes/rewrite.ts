@@ -1,7 +1,7 @@
 import { type Attrs, type Graph, type OpDef, OpError, type Value } from "../ir/graph.ts";
 import type { AttrsOf, Op, Schema } from "../ir/op.ts";
 import { any, type Bindings, type Pattern, scalar } from "../ir/pattern.ts";
-import { mapped, type Pass, pass, rebuilt } from "./pass.ts";
+import { type Law, mapped, type PassMaker, pass, rebuilt } from "./pass.ts";
 
 /** An equation, read left to right. */
 export interface Rule {
@@ -53,9 +53,13 @@ function rebuilds(op: OpDef, inputs: readonly Value[], attrs: Attrs, root: Value
 const patience = 100;
 
 /** A pass that applies `rules`, outermost match first so that the largest wins, until none applies anywhere. */
-export const rewrite = (name: string, spec: { doc: string; rules: readonly Rule[] }): (() => Pass) =>
+export const rewrite = (
+  name: string,
+  spec: { doc: string; law?: Law; rules: readonly Rule[] },
+): PassMaker<{}> =>
   pass(name, {
     doc: spec.doc,
+    ...(spec.law && { law: spec.law }),
     run: (g) => {
       for (let now = g, n = 0; ; n++) {
         const next = sweep(name, spec.rules, now);

@@ -24,7 +24,8 @@ export interface Manifest {
   readonly config: readonly ConfigKey[];
   readonly generation: Generation;
   readonly facts: ModelFacts;
-  readonly passes: readonly string[];
+  /** The pipeline, as `--passes` takes it. */
+  readonly passes: string;
   readonly source: {
     readonly revision: string | null;
     readonly files: readonly { readonly path: string; readonly bytes: number }[];

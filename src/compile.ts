@@ -5,7 +5,8 @@ import { writeFileHashed } from "../backends/files.ts";
 import { onnx, type WeightStorage } from "../backends/onnx/index.ts";
 import { byteLength } from "../backends/stream.ts";
 import { UserError } from "../ir/error.ts";
-import { type PassRecord, runPasses } from "../passes/pipeline.ts";
+import type { Pass } from "../passes/pass.ts";
+import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
 import { type Manifest, manifestFile, manifestFormat, readManifest } from "./artifact.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
 import { modelGraph } from "./model/load.ts";
@@ -28,6 +29,12 @@ export interface CompileOptions {
   readonly weights?: WeightStorage;
   /** Which operators the ONNX graph may use; "standard" keeps to the standard operator set. */
   readonly profile?: "standard";
+  /** Passes to run in the place of the target's own. */
+  readonly pipeline?: readonly Pass[];
+  /** Passes to run after the target's fusions, before anything that is about storage. */
+  readonly insert?: readonly Pass[];
+  /** Told of the graph after each pass. */
+  readonly observe?: Observer;
   readonly progress?: (doneBytes: number, totalBytes: number, target: string) => void;
   readonly warn?: (message: string) => void;
   readonly signal?: AbortSignal;
@@ -54,7 +61,7 @@ export interface CompileReport {
  */
 export async function compile(checkpointDir: string, options: CompileOptions): Promise<CompileReport> {
   const start = performance.now();
-  const chosen = choose(options.targets, options.weights ?? "stored");
+  const chosen = chooseBackends(options.targets, options);
   await checkOut(options.out, options.force ?? false);
   const checkpoint = await openCheckpoint(checkpointDir);
   const partial = `${resolve(options.out)}.partial-${process.pid}`;
@@ -95,7 +102,8 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const { checkpoint, options, warn } = job;
   const { graph, facts, warnings } = modelGraph(checkpoint);
   for (const w of warnings) warn(w);
-  const { graph: optimized, records } = runPasses(graph, backend.passes);
+  const pipeline = pipelineOf(backend, options);
+  const { graph: optimized, records } = runPasses(graph, pipeline, options.observe);
   const legal = legalize(optimized, backend);
   const total = legal.weights().reduce((sum, w) => sum + byteLength(w), 0);
   let done = 0;
@@ -126,7 +134,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     config: checkpoint.keys,
     generation: checkpoint.generation,
     facts,
-    passes: records.map((r) => r.name),
+    passes: printPipeline(pipeline),
     source: await describeSource(checkpoint),
     licence: {
       files: copied.map((f) => f.path).filter((p) => licenceFile.test(p)),
@@ -141,14 +149,28 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   return { target: backend.name, dir, bytes, files: [...all, written], passes: records };
 }
 
-function choose(names: readonly string[], storage: WeightStorage): Backend[] {
+/** The passes that compiling for `backend` runs. */
+export function pipelineOf(
+  backend: Backend,
+  { pipeline, insert = [] }: Pick<CompileOptions, "pipeline" | "insert">,
+): readonly Pass[] {
+  const base = pipeline ?? backend.passes;
+  const at = base.findLastIndex((p) => p.name.startsWith("fuse-")) + 1;
+  return [...base.slice(0, at), ...insert, ...base.slice(at)];
+}
+
+/** The backends of these names, set up as the options say. Throws UserError for a name there is none of. */
+export function chooseBackends(
+  names: readonly string[],
+  { weights = "stored" }: Pick<CompileOptions, "weights"> = {},
+): Backend[] {
   const known = Object.keys(backends).join(", ");
   const has = (name: string): name is keyof typeof backends => Object.hasOwn(backends, name);
   if (names.length === 0)
     throw new UserError("usage", "no target is given", `pass --target with one of: ${known}`);
   return [...new Set(names)].map((name) => {
     if (!has(name)) throw new UserError("usage", `there is no target ${name}`, `choose from: ${known}`);
-    return backends[name](storage);
+    return backends[name](weights);
   });
 }
 

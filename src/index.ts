@@ -27,12 +27,12 @@ export { broadcast, type DType, parseType, TensorType, tensor } from "../ir/type
 export { verify as verifyGraph } from "../ir/verify.ts";
 export { decompose } from "../passes/decompose.ts";
 export { foldWeights } from "../passes/fold-weights.ts";
-export { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fuse.ts";
+export { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fusion/fuse.ts";
+export { shareTables } from "../passes/fusion/share-tables.ts";
 export { insertKvCache } from "../passes/kv-cache.ts";
 export { map, type Pass, pass } from "../passes/pass.ts";
 export { PassError, type PassRecord, runPasses } from "../passes/pipeline.ts";
 export { type Rule, raise, rewrite, rule } from "../passes/rewrite.ts";
-export { shareTables } from "../passes/share-tables.ts";
 export { type Manifest, type Model, openModel, readManifest } from "./artifact.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
 export { type CompileOptions, type CompileReport, compile, targets } from "./compile.ts";

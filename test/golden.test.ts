@@ -7,30 +7,9 @@ import { parse, print } from "../ir/text/index.ts";
 import { tensor } from "../ir/type.ts";
 import { GraphError, verify } from "../ir/verify.ts";
 import { decompose } from "../passes/decompose.ts";
-import { foldWeights } from "../passes/fold-weights.ts";
-import { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fuse.ts";
-import { insertKvCache } from "../passes/kv-cache.ts";
-import type { Pass } from "../passes/pass.ts";
+import { passes } from "../passes/index.ts";
+import { parsePipeline } from "../passes/pipeline.ts";
 import { expectRoundTrip, expectSameOutputs } from "./support/random-graph.ts";
-
-const passes = new Map<string, Pass>(
-  [
-    fuseLinear(),
-    fuseRmsNorm(),
-    fuseGeglu(),
-    fuseRope(),
-    fuseAttention(),
-    insertKvCache(),
-    foldWeights(),
-    decompose(),
-  ].map((p) => [p.name, p]),
-);
-
-function passNamed(name: string): Pass {
-  const found = passes.get(name);
-  if (!found) throw new Error(`no pass is called ${name}`);
-  return found;
-}
 
 const golden = join(import.meta.dirname, "golden");
 const texts = (folder: string) =>
@@ -49,8 +28,7 @@ describe("golden", () => {
     verify(before);
     expectRoundTrip(before);
 
-    const names = header(text, "passes")?.split(", ") ?? [];
-    const after = names.map(passNamed).reduce((g, pass) => pass.run(g), before);
+    const after = parsePipeline(header(text, "passes") ?? "").reduce((g, pass) => pass.run(g), before);
     verify(after);
     expectRoundTrip(after);
     if (header(text, "law")) expectSameOutputs(decompose().run(after), decompose().run(before));

@@ -1,6 +1,6 @@
 import type { Graph } from "../../ir/graph.ts";
 import type { HostTensor } from "../../ir/tensor.ts";
-import { fuseLinear } from "../../passes/fuse.ts";
+import { fuseLinear } from "../../passes/fusion/fuse.ts";
 import { cacheNames, insertKvCache } from "../../passes/kv-cache.ts";
 import type { ModelFacts, Session, Step } from "../backend.ts";
 import type { Weights } from "../weights.ts";

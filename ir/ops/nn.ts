@@ -24,6 +24,14 @@ export const rms_norm = composite("rms_norm", {
   },
 });
 
+export const residual_rms_norm = composite("residual_rms_norm", {
+  doc: "rms_norm(a + b): the norm that follows a residual connection.",
+  inputs: ["a", "b", "scale"],
+  attrs: { eps: float(1e-6) },
+  example: [["f32[2,8]", "f32[2,8]", "f32[8]"]],
+  decompose: ({ a, b, scale }, { eps }) => rms_norm(add(a, b), scale, { eps }),
+});
+
 export const softmax = composite("softmax", {
   doc: "exp(x), normalised over the last axis.",
   inputs: ["x"],

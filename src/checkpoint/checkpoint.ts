@@ -1,36 +1,14 @@
-import { type FileHandle, open, readdir, readFile, stat } from "node:fs/promises";
+import { type FileHandle, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { TensorInfo, Weights } from "../../backends/weights.ts";
 import type { UserError } from "../../ir/error.ts";
 import { isFloat } from "../../ir/type.ts";
 import { type ConfigReading, readConfig } from "../model/config.ts";
-import {
-  decodeUtf8,
-  type Entry,
-  inputError,
-  isPointer,
-  isRecord,
-  parseJson,
-  pointerError,
-  quote,
-  readExactly,
-  readHeader,
-} from "./safetensors.ts";
+import { type Generation, readGeneration } from "./generation.ts";
+import { codeOf, inputError, isObject, type JsonObject, openFile, quote, readJson } from "./json.ts";
+import { type Entry, readExactly, readHeader } from "./safetensors.ts";
 
-/** How to generate text: what generation_config.json says, else config.json, else transformers' Gemma defaults. */
-export interface Generation {
-  readonly bos: number | null;
-  /** Every id that ends a text. Empty when none does. */
-  readonly eos: readonly number[];
-  readonly pad: number | null;
-  /** Whether to draw at random instead of taking the likeliest token. */
-  readonly sample: boolean;
-  readonly temperature: number | null;
-  readonly topK: number | null;
-  readonly topP: number | null;
-  /** In tokens, the prompt not counted. */
-  readonly maxNew: number | null;
-}
+export type { Generation } from "./generation.ts";
 
 /** A folder in the layout of the Hugging Face Hub. */
 export interface Checkpoint extends ConfigReading {
@@ -43,8 +21,8 @@ export interface Checkpoint extends ConfigReading {
   close(): Promise<void>;
 }
 
-/** No JSON file read here is longer, in bytes: indexes of large models reach 10 MB. */
-const maxJson = 100_000_000;
+const configFile = "config.json";
+const generationFile = "generation_config.json";
 const single = "model.safetensors";
 const indexFile = "model.safetensors.index.json";
 const download = "download the whole checkpoint again";
@@ -52,16 +30,15 @@ const download = "download the whole checkpoint again";
 /** Open a checkpoint and check all but its numbers. Throws UserError naming the file that is wrong. */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   const present = await list(dir);
-  const configPath = join(dir, "config.json");
-  if (!present.has("config.json")) throw noConfig(dir, present);
-  const json = await readJson(configPath);
-  const reading = readConfig(json, configPath);
-  const name = "generation_config.json";
-  const own = present.has(name) ? await readJson(join(dir, name)) : {};
-  const where = present.has(name) ? join(dir, name) : configPath;
-  const generation = readGeneration(own, json, where, reading.config.vocab);
+  const path = join(dir, configFile);
+  const json = await readJson(path);
+  if (!json) throw noConfig(dir, present);
+  const reading = readConfig(json, path);
+  const own = await readJson(join(dir, generationFile));
+  const where = own ? join(dir, generationFile) : path;
+  const generation = readGeneration(own ?? {}, json, where, reading.config.vocab);
   const { weights, files } = await openWeights(dir);
-  const read = ["config.json", name].filter((file) => present.has(file));
+  const read = own ? [configFile, generationFile] : [configFile];
   return { ...reading, dir, generation, weights, files: [...read, ...files], close: () => weights.close() };
 }
 
@@ -74,8 +51,9 @@ export async function openWeights(dir: string): Promise<{ weights: Weights; file
       await weights.add(join(dir, single));
       return { weights, files: [single] };
     }
-    if (!present.has(indexFile)) throw noWeights(dir, present);
-    const shards = readIndex(await readJson(join(dir, indexFile)), join(dir, indexFile));
+    const index = await readJson(join(dir, indexFile));
+    if (!index) throw noWeights(dir, present);
+    const shards = readIndex(index, join(dir, indexFile));
     for (const [shard, names] of shards) {
       if (!present.has(shard))
         throw inputError(join(dir, indexFile), `shard ${quote(shard)} is not in the folder`, download);
@@ -95,6 +73,7 @@ class SafetensorsWeights implements Weights {
   /** Add the tensors of one file, or only `wanted` of them, which it must then have. */
   async add(path: string, wanted?: readonly string[]): Promise<void> {
     const file = await openFile(path);
+    if (!file) throw inputError(path, "there is no such file", download);
     this.#files.push(file);
     const { tensors } = await readHeader(file, path);
     for (const stored of wanted ?? tensors.keys()) {
@@ -139,9 +118,8 @@ function canonical(name: string): string {
 }
 
 /** The tensor names of each shard. */
-function readIndex(json: unknown, path: string): Map<string, string[]> {
-  const map = isRecord(json) ? json.weight_map : undefined;
-  if (!isRecord(map)) throw inputError(path, "has no weight_map object", download);
+function readIndex({ weight_map: map }: JsonObject, path: string): Map<string, string[]> {
+  if (!isObject(map)) throw inputError(path, "has no weight_map object", download);
   const shards = new Map<string, string[]>();
   for (const [name, shard] of Object.entries(map)) {
     // A plain name cannot leave the folder. It may be a link: in the Hub's cache every file is one.
@@ -158,43 +136,6 @@ function readIndex(json: unknown, path: string): Map<string, string[]> {
   return shards;
 }
 
-function readGeneration(own: unknown, config: unknown, path: string, vocab: number): Generation {
-  if (!isRecord(own)) throw inputError(path, "is not a JSON object", download);
-  const fallback = isRecord(config) ? config : {};
-  const bad = (key: string, value: unknown, what: string) =>
-    inputError(
-      path,
-      `${key} is ${quote(value)}, not ${what}`,
-      `correct ${key} in that file or in config.json`,
-    );
-  const ids = (key: string, gemma: number): number[] => {
-    const value = own[key] === undefined ? fallback[key] : own[key];
-    const list = value === undefined ? [gemma] : value === null ? [] : [value].flat();
-    const isId = (id: unknown): id is number =>
-      typeof id === "number" && Number.isInteger(id) && id >= 0 && id < vocab;
-    if (!list.every(isId)) throw bad(key, value, `a token id below ${vocab}`);
-    return list;
-  };
-  const number = (key: string, min: number, max: number): number | null => {
-    const value = own[key] ?? null;
-    if (value !== null && !(typeof value === "number" && value >= min && value <= max))
-      throw bad(key, value, `a number from ${min} to ${max}`);
-    return value;
-  };
-  const sample = own.do_sample ?? false;
-  if (typeof sample !== "boolean") throw bad("do_sample", sample, "true or false");
-  return {
-    bos: ids("bos_token_id", 2)[0] ?? null,
-    eos: ids("eos_token_id", 1),
-    pad: ids("pad_token_id", 0)[0] ?? null,
-    sample,
-    temperature: number("temperature", 0, 1000),
-    topK: number("top_k", 0, 2 ** 31),
-    topP: number("top_p", 0, 1),
-    maxNew: number("max_new_tokens", 0, 2 ** 31),
-  };
-}
-
 async function list(dir: string): Promise<Set<string>> {
   try {
     return new Set(await readdir(dir));
@@ -205,33 +146,6 @@ async function list(dir: string): Promise<Set<string>> {
       ? `if it is a model on the Hub, first run \`hf download ${dir} --local-dir DIR\``
       : "pass the folder that holds config.json";
     throw inputError(dir, code === "ENOENT" ? "there is no such folder" : `cannot be read (${code})`, next);
-  }
-}
-
-/** Only regular files: opening a pipe would wait for ever. */
-async function openFile(path: string): Promise<FileHandle> {
-  let code = "not a file";
-  try {
-    if ((await stat(path)).isFile()) return await open(path);
-  } catch (error) {
-    code = codeOf(error);
-  }
-  throw inputError(path, `cannot be read (${code})`, "download it again, or check its permissions");
-}
-
-const codeOf = (error: unknown): string =>
-  error instanceof Error && "code" in error ? String(error.code) : String(error);
-
-async function readJson(path: string): Promise<unknown> {
-  const file = await openFile(path);
-  try {
-    const { size } = await file.stat();
-    if (size > maxJson) throw inputError(path, `is ${size} bytes long, over ${maxJson}`, download);
-    const text = decodeUtf8(await readFile(file), path);
-    if (isPointer(text)) throw pointerError(path);
-    return parseJson(text, path);
-  } finally {
-    await file.close();
   }
 }
 

@@ -1,6 +1,6 @@
 import { open, rename, rm } from "node:fs/promises";
-import { UserError } from "../../ir/error.ts";
 import { type DType, dtypes } from "../../ir/type.ts";
+import { decodeUtf8, inputError, isObject, isPointer, parseJson, pointerError, quote } from "./json.ts";
 
 /** The parts of a FileHandle that reading needs. */
 export interface ByteFile {
@@ -24,7 +24,6 @@ export interface Header {
 
 /** The format's own limit on the header, in bytes. */
 const maxHeader = 100_000_000;
-const maxDepth = 32;
 const stored = new Map<unknown, DType>([
   ["F32", "f32"],
   ["F16", "f16"],
@@ -35,123 +34,6 @@ const stored = new Map<unknown, DType>([
   ["BOOL", "bool"],
 ]);
 const redownload = "download the file again; if it stays, the checkpoint was written wrongly";
-
-/** Trouble with what a file holds. The message stays on one line whatever untrusted text is in it. */
-export function inputError(where: string, what: string, next: string): UserError {
-  const line = `${where}: ${what}`.replace(
-    /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
-    (c) => `\\u{${c.codePointAt(0)?.toString(16)}}`,
-  );
-  return new UserError("input", line, next);
-}
-
-/** An untrusted value for a message: plain names as they are, everything else as JSON, cut when long. */
-export function quote(value: unknown): string {
-  const text = typeof value === "string" && /^[\w./-]+$/.test(value) ? value : `${JSON.stringify(value)}`;
-  return text.length > 120 ? `${text.slice(0, 117)}...` : text;
-}
-
-export const isRecord = (v: unknown): v is Record<string, unknown> =>
-  typeof v === "object" && v !== null && !Array.isArray(v);
-
-export const isPointer = (text: string): boolean => text.startsWith("version https://git-lfs");
-export const pointerError = (path: string): UserError =>
-  inputError(
-    path,
-    "is a git-lfs pointer, not the file itself",
-    "run `git lfs pull` in the checkpoint folder",
-  );
-
-/** Throws UserError when the bytes are not UTF-8. A byte order mark is dropped. */
-export function decodeUtf8(bytes: Uint8Array, where: string): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch (cause) {
-    if (!(cause instanceof TypeError)) throw cause;
-    throw inputError(where, "is not UTF-8 text", redownload);
-  }
-}
-
-/**
- * JSON.parse that tells the line and column of what is wrong and refuses duplicate keys, of which JSON.parse
- * silently keeps the last. Throws UserError whose message begins with `where`.
- */
-export function parseJson(text: string, where: string): unknown {
-  const space = /[ \t\n\r]*/y;
-  const scalar = /(?:-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null)(?![\w.+-])/y;
-  let at = 0;
-  const fail = (what: string, place = at): never => {
-    const lines = text.slice(0, place).split("\n");
-    const column = (lines.at(-1)?.length ?? 0) + 1;
-    const next = "correct the file at that place, or download it again";
-    throw inputError(`${where}:${lines.length}:${column}`, `bad JSON: ${what}`, next);
-  };
-  const unexpected = (): never =>
-    fail(at < text.length ? `unexpected ${quote(text[at])}` : "the text ends too early");
-  const match = (pattern: RegExp): string => {
-    pattern.lastIndex = at;
-    return pattern.exec(text)?.[0] ?? "";
-  };
-  const peek = (): string | undefined => {
-    at += match(space).length;
-    return text[at];
-  };
-  const take = (char: string): boolean => {
-    const found = peek() === char;
-    if (found) at++;
-    return found;
-  };
-  const string = (): string => {
-    const start = at;
-    if (!take('"')) unexpected();
-    for (; text[at] !== '"'; at++) {
-      if (at >= text.length) fail("a string has no end", start);
-      if (text[at] === "\\") at++;
-    }
-    at++;
-    try {
-      return JSON.parse(text.slice(start, at));
-    } catch {
-      return fail("a string holds a bad escape or a control character", start);
-    }
-  };
-  const object = (depth: number): unknown => {
-    const members = new Map<string, unknown>();
-    if (take("}")) return {};
-    do {
-      peek();
-      const start = at;
-      const key = string();
-      if (members.has(key)) fail(`${quote(key)} appears twice`, start);
-      if (!take(":")) unexpected();
-      members.set(key, value(depth));
-    } while (take(","));
-    if (!take("}")) unexpected();
-    // Unlike assignment, fromEntries makes "__proto__" an ordinary member.
-    return Object.fromEntries(members);
-  };
-  const array = (depth: number): unknown => {
-    const items: unknown[] = [];
-    if (take("]")) return items;
-    do items.push(value(depth));
-    while (take(","));
-    if (!take("]")) unexpected();
-    return items;
-  };
-  const value = (depth: number): unknown => {
-    if (depth > maxDepth) fail(`nested deeper than ${maxDepth} levels`);
-    const char = peek();
-    if (char === '"') return string();
-    if (take("{")) return object(depth + 1);
-    if (take("[")) return array(depth + 1);
-    const word = match(scalar) || unexpected();
-    at += word.length;
-    return JSON.parse(word);
-  };
-  const result = value(0);
-  if (peek() !== undefined) unexpected();
-  return result;
-}
 
 /** Fill `into` from byte `position` of the file. Throws UserError when the file ends before that. */
 export async function readExactly(file: ByteFile, path: string, position: number, into: Uint8Array) {
@@ -184,7 +66,7 @@ export async function readHeader(file: ByteFile, path: string): Promise<Header> 
   await readExactly(file, path, 8, bytes);
   const text = decodeUtf8(bytes, `${path}: header`);
   const json = parseJson(text, `${path}: header`);
-  if (!text.startsWith("{") || !isRecord(json)) throw bad("header does not begin with a JSON object");
+  if (!text.startsWith("{") || !isObject(json)) throw bad("header does not begin with a JSON object");
 
   const tensors = new Map<string, Entry>();
   const metadata = new Map<string, string>();
@@ -193,7 +75,7 @@ export async function readHeader(file: ByteFile, path: string): Promise<Header> 
       tensors.set(name, readEntry(entry, `${path}: tensor ${quote(name)}`, start, size));
       continue;
     }
-    if (!isRecord(entry)) throw bad("__metadata__ is not an object");
+    if (!isObject(entry)) throw bad("__metadata__ is not an object");
     for (const [key, value] of Object.entries(entry)) {
       if (typeof value !== "string") throw bad(`__metadata__ ${quote(key)} is not a string`);
       metadata.set(key, value);
@@ -205,7 +87,7 @@ export async function readHeader(file: ByteFile, path: string): Promise<Header> 
 
 function readEntry(entry: unknown, where: string, start: number, size: number): Entry {
   const bad = (what: string, next = redownload) => inputError(where, what, next);
-  if (!isRecord(entry)) throw bad("its header entry is not an object");
+  if (!isObject(entry)) throw bad("its header entry is not an object");
   const { dtype: word, shape, data_offsets: offsets } = entry;
   const dtype = stored.get(word);
   if (!dtype)

@@ -122,7 +122,7 @@ function printArtifact(m: Manifest & { readonly path: string }): void {
     ["target", m.target],
     ["profile", m.profile],
     ["by", `gemmac ${m.gemmac}`],
-    ["passes", m.passes.join(" ")],
+    ["passes", m.passes],
     ["from", m.source.files.map(({ path, bytes }) => `${path} (${size(bytes)})`).join(", ")],
     ...(m.source.revision === null ? [] : [["revision", m.source.revision] as const]),
     ["licence", [...m.licence.files, m.licence.notice].join(" ")],

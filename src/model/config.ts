@@ -1,4 +1,4 @@
-import { inputError, isRecord, quote } from "../checkpoint/safetensors.ts";
+import { inputError, isObject, quote } from "../checkpoint/json.ts";
 
 export type Activation = "gelu_tanh" | "gelu_erf" | "silu";
 
@@ -88,7 +88,7 @@ const useGemma = "use a Gemma 1 checkpoint, such as google/gemma-2b or google/ge
  * that has a wrong type, is out of range, or asks for something gemmac does not do.
  */
 export function readConfig(json: unknown, where: string): ConfigReading {
-  if (!isRecord(json))
+  if (!isObject(json))
     throw inputError(where, "is not a JSON object", "pass the config.json of a checkpoint");
   const keys: ConfigKey[] = [];
   const seen = new Set<string>(bookkeeping);
@@ -151,7 +151,7 @@ export function readConfig(json: unknown, where: string): ConfigReading {
     for (const key of ["rope_parameters", "rope_scaling"]) {
       const rope = stated(key);
       if (rope === undefined || rope === null) continue;
-      if (!isRecord(rope)) throw bad(`${key} is ${quote(rope)}, not an object`);
+      if (!isObject(rope)) throw bad(`${key} is ${quote(rope)}, not an object`);
       for (const [part, value] of Object.entries(rope)) {
         if (part === "rope_theta") found.set(`${key}.${part}`, value);
         else if (!((part === "rope_type" || part === "type") && value === "default"))

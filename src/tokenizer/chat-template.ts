@@ -1,6 +1,5 @@
 import { Template } from "@huggingface/jinja";
-import { UserError } from "../../ir/error.ts";
-import { oneLine } from "./json.ts";
+import { inputError, oneLine } from "../checkpoint/json.ts";
 import { pythonStrip, type Side } from "./python-strip.ts";
 
 /** One turn of a conversation; Gemma's templates know the roles `user`, `assistant` and, Gemma 3 only, `system`. */
@@ -62,11 +61,9 @@ function attempt<T>(file: string, body: () => T): T {
   } catch (cause) {
     const reason = oneLine(cause);
     if (cause instanceof Refusal)
-      throw new UserError("input", `${file}: the chat template refuses: ${reason}`, "change the messages", {
-        cause,
-      });
+      throw inputError(file, `the chat template refuses: ${reason}`, "change the messages", { cause });
     const next = "use the chat template of the model's own repository";
-    throw new UserError("input", `${file}: the chat template fails: ${reason}`, next, { cause });
+    throw inputError(file, `the chat template fails: ${reason}`, next, { cause });
   }
 }
 

@@ -1,8 +1,7 @@
 import { Tokenizer as Library } from "@huggingface/tokenizers";
-import { UserError } from "../../ir/error.ts";
+import { inputError, isObject, type JsonObject, oneLine } from "../checkpoint/json.ts";
 import { type Merge, MergeTable } from "./bpe.ts";
 import { decodeByteRuns } from "./byte-fallback.ts";
-import { isObject, type JsonObject, oneLine } from "./json.ts";
 
 /** As much of the library's tokenizer as we use; its published types do not resolve in an ES module project. */
 export interface Codec {
@@ -50,7 +49,7 @@ export function buildCodec(json: JsonObject, file: string): LoadedCodec {
     return { codec, specialIds: new Set(added.filter((token) => token.special).map((token) => token.id)) };
   } catch (cause) {
     const next = "take tokenizer.json from the model's own repository";
-    throw new UserError("input", `${file}: ${oneLine(cause)}`, next, { cause });
+    throw inputError(file, oneLine(cause), next, { cause });
   }
 }
 

@@ -1,8 +1,14 @@
 import { join } from "node:path";
-import { UserError } from "../../ir/error.ts";
+import {
+  inputError,
+  isObject,
+  type JsonObject,
+  parseJsonFast,
+  readJson,
+  readText,
+} from "../checkpoint/json.ts";
 import { isByteToken } from "./byte-fallback.ts";
 import { ChatTemplate, type Message } from "./chat-template.ts";
-import { isObject, type JsonObject, readJson, readText } from "./json.ts";
 import { buildCodec, type Codec, type LoadedCodec } from "./tokenizer-file.ts";
 
 export type { Message } from "./chat-template.ts";
@@ -33,10 +39,9 @@ export async function loadTokenizer(dir: string): Promise<Tokenizer> {
   const file = join(dir, "tokenizer.json");
   const jinja = join(dir, "chat_template.jinja");
   const settings = join(dir, "tokenizer_config.json");
-  const json = await readJson(file);
-  if (!json)
-    throw new UserError("input", `${file}: not found`, "take tokenizer.json from the model's own repository");
-  const config = (await readJson(settings)) ?? {};
+  const json = await readJson(file, parseJsonFast);
+  if (!json) throw inputError(file, "not found", "take tokenizer.json from the model's own repository");
+  const config = (await readJson(settings, parseJsonFast)) ?? {};
   const generation = await readJson(join(dir, "generation_config.json"));
   const architecture = await readJson(join(dir, "config.json"));
   const loaded = buildCodec(json, file);
@@ -161,9 +166,9 @@ export class Tokenizer {
   /** The conversation as text, BOS included: encode it without `special`. */
   chat(messages: readonly Message[], { addGenerationPrompt = false }: ChatOptions = {}): string {
     if (!this.#chat)
-      throw new UserError(
-        "input",
-        `${this.#dir}: no chat template: neither chat_template.jinja nor one in tokenizer_config.json`,
+      throw inputError(
+        this.#dir,
+        "no chat template: neither chat_template.jinja nor one in tokenizer_config.json",
         "add chat_template.jinja from the model's repository, or send plain text",
       );
     return this.#chat.render(messages, addGenerationPrompt);

@@ -1,5 +1,5 @@
-import { cast, gather } from "../ir/ops/index.ts";
-import { map, pass } from "./pass.ts";
+import { cast, gather } from "../../ir/ops/index.ts";
+import { map, pass } from "../pass.ts";
 
 export const shareTables = pass("share-tables", {
   doc: "cast(gather(table, i)) → gather(cast(table), i) where cast(table) is computed anyway: a tied embedding is kept once.",

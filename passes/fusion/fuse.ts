@@ -13,6 +13,7 @@ import {
   mul,
   pow,
   reshape,
+  residual_rms_norm,
   rms_norm,
   rope,
   select,
@@ -20,9 +21,9 @@ import {
   softmax,
   sub,
   transpose,
-} from "../ir/ops/index.ts";
-import { any, scalar } from "../ir/pattern.ts";
-import { raise, rewrite } from "./rewrite.ts";
+} from "../../ir/ops/index.ts";
+import { any, scalar } from "../../ir/pattern.ts";
+import { raise, rewrite } from "../rewrite.ts";
 
 export const fuseLinear = rewrite("fuse-linear", {
   doc: "x · transpose(w) → linear(x, w), so that weights stay as the checkpoint stores them.",
@@ -32,6 +33,11 @@ export const fuseLinear = rewrite("fuse-linear", {
 export const fuseRmsNorm = rewrite("fuse-rms-norm", {
   doc: "x · rsqrt(mean(x²) + eps) · scale → rms_norm(x, scale).",
   rules: [raise(rms_norm)],
+});
+
+export const fuseResidualNorm = rewrite("fuse-residual-norm", {
+  doc: "rms_norm(a + b) → residual_rms_norm(a, b). Where a + b itself is used too, a backend computes both at once.",
+  rules: [raise(residual_rms_norm)],
 });
 
 export const fuseGeglu = rewrite("fuse-geglu", {

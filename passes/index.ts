@@ -1,0 +1,38 @@
+import { decompose } from "./decompose.ts";
+import { foldWeights } from "./fold-weights.ts";
+import { canonicalize } from "./fusion/canonicalize.ts";
+import {
+  fuseAttention,
+  fuseGeglu,
+  fuseLinear,
+  fuseResidualNorm,
+  fuseRmsNorm,
+  fuseRope,
+} from "./fusion/fuse.ts";
+import { packLinear } from "./fusion/pack-linear.ts";
+import { shareTables } from "./fusion/share-tables.ts";
+import { insertKvCache } from "./kv-cache.ts";
+import type { AnyPassMaker } from "./pass.ts";
+
+const makers: readonly AnyPassMaker[] = [
+  canonicalize,
+  fuseLinear,
+  fuseRmsNorm,
+  fuseGeglu,
+  fuseRope,
+  fuseAttention,
+  fuseResidualNorm,
+  packLinear,
+  shareTables,
+  insertKvCache,
+  foldWeights,
+  decompose,
+];
+
+/** Every pass that gemmac brings, by name. */
+export const passes: ReadonlyMap<string, AnyPassMaker> = new Map(makers.map((m) => [m.name, m]));
+
+/** Names that stand for several passes in a row. */
+export const groups: ReadonlyMap<string, string> = new Map([
+  ["fuse", "fuse-linear,fuse-rms-norm,fuse-geglu,fuse-rope,fuse-attention"],
+]);
