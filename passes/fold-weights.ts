@@ -1,6 +1,6 @@
 import { type Graph, postorder, type Value } from "../ir/graph.ts";
 import { oneOf } from "../ir/op.ts";
-import { add, cast, concat, constant, div, mul, param, reshape, sub } from "../ir/ops/index.ts";
+import { add, cast, concat, constant, div, mul, param, preparations, reshape, sub } from "../ir/ops/index.ts";
 import { isFloat } from "../ir/type.ts";
 import { map, pass } from "./pass.ts";
 
@@ -24,7 +24,15 @@ const elements = (v: Value): number => v.shape.reduce<number>((n, _, axis) => n 
 const elementwise: ReadonlySet<unknown> = new Set([add, sub, mul, div]);
 
 /** Whether `v` can be computed block by block: arithmetic, casts and reshapes of stored floats, and rows of such. */
-export const streams = (v: Value): boolean => rowParts(v).every(blockwise);
+export const streams = (v: Value): boolean => codesOf(v) !== undefined || rowParts(v).every(blockwise);
+
+/** The matrix that `v` gives codes, scales or zeros for, if it does and the matrix streams. */
+export function codesOf(v: Value): Value | undefined {
+  const x = v.inputs[0];
+  return preparing.has(v.op) && x && blockwise(x) && x.type.rank === 2 ? x : undefined;
+}
+
+const preparing: ReadonlySet<unknown> = new Set(Object.values(preparations));
 
 /** What `v` is joined from along its first axis, in order. */
 export const rowParts = (v: Value): readonly Value[] =>

@@ -13,6 +13,7 @@ import { packLinear } from "./fusion/pack-linear.ts";
 import { shareTables } from "./fusion/share-tables.ts";
 import { insertKvCache } from "./kv-cache.ts";
 import type { AnyPassMaker } from "./pass.ts";
+import { fuseQuant, quantize } from "./quantize.ts";
 
 const makers: readonly AnyPassMaker[] = [
   canonicalize,
@@ -25,6 +26,8 @@ const makers: readonly AnyPassMaker[] = [
   packLinear,
   shareTables,
   insertKvCache,
+  quantize,
+  fuseQuant,
   foldWeights,
   decompose,
 ];

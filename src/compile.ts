@@ -3,7 +3,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { type Backend, type EmittedFile, legalize } from "../backends/backend.ts";
 import { writeFileHashed } from "../backends/files.ts";
 import { onnx, type WeightStorage } from "../backends/onnx/index.ts";
-import { byteLength } from "../backends/stream.ts";
+import { byteLength } from "../backends/stream/index.ts";
 import { UserError } from "../ir/error.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";

@@ -2,7 +2,7 @@ import type { onnx } from "onnx-proto";
 import type { Graph, Value } from "../../ir/graph.ts";
 import type { Emit, EmitRequest, Emitted, EmittedFile } from "../backend.ts";
 import { HashedFile, writeFileHashed } from "../files.ts";
-import { blocksOf, byteLength } from "../stream.ts";
+import { byteLength, WeightStream } from "../stream/index.ts";
 import { Builder } from "./builder.ts";
 import { emitters } from "./emitters.ts";
 import { declareInputs } from "./interface.ts";
@@ -83,6 +83,9 @@ async function writeData(
   places: ReadonlyMap<Value, Placement>,
 ): Promise<EmittedFile[]> {
   const files: EmittedFile[] = [];
+  const nonFinite = (name: string) =>
+    request.warn(`weight ${name} holds NaN or infinity; the model's answers will too`);
+  const stream = new WeightStream(request.graph, request.weights, nonFinite);
   let file: HashedFile | undefined;
   let location: string | undefined;
   try {
@@ -95,9 +98,7 @@ async function writeData(
       }
       const out = file as HashedFile;
       await out.padTo(place.offset);
-      const nonFinite = (name: string) =>
-        request.warn(`weight ${name} holds NaN or infinity; the model's answers will too`);
-      for await (const block of blocksOf(request.graph, w, request.weights, nonFinite)) {
+      for await (const block of stream.blocks(w)) {
         await out.write(block);
         request.progress(block.byteLength);
       }
@@ -106,6 +107,7 @@ async function writeData(
     file = undefined;
     return files;
   } finally {
+    await stream.close();
     await file?.abandon();
   }
 }

@@ -1,6 +1,8 @@
 import type { Value } from "../../ir/graph.ts";
 import {
   concat,
+  constant,
+  dequantize,
   gather,
   iota,
   linear,
@@ -38,6 +40,8 @@ function operands<T>(op: { of(v: Value): T | undefined }, v: Value): T {
   if (!found) throw new Error(`the emitter table lists ${v.op.name} under another op`);
   return found;
 }
+
+const isZero = (v: Value) => v.op === constant && v.attrs.value === 0;
 
 const cast = (b: Builder, v: Value, x: string, to: DType) => b.step(v, "Cast", [x], { to: elementType[to] });
 
@@ -124,6 +128,12 @@ export const emitters = {
   mean: reduce("ReduceMean"),
   max: reduce("ReduceMax"),
   matmul: same("MatMul"),
+  dequantize: (b, v) => {
+    const { codes, scale, zero } = operands(dequantize, v);
+    const block = codes.fixed(1) / scale.fixed(1);
+    const inputs = [b.name(codes), b.name(scale), ...(isZero(zero) ? [] : [b.name(zero)])];
+    return b.result(v, "DequantizeLinear", inputs, { axis: 1, block_size: block });
+  },
 
   softmax: (b, v) =>
     b.result(

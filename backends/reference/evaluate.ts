@@ -1,9 +1,9 @@
 import { type Sizes, size } from "../../ir/dim.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
-import { cast, gather, linear, param } from "../../ir/ops/index.ts";
-import { count, type HostTensor, roundTo, store } from "../../ir/tensor.ts";
+import { block_scale_search, cast, dequantize, gather, linear, param, quantize } from "../../ir/ops/index.ts";
+import { count, type HostTensor, store } from "../../ir/tensor.ts";
 import { dtypes, type TensorType } from "../../ir/type.ts";
-import { decode } from "../stream.ts";
+import { decode, decodeRows, encodeRows } from "../stream/index.ts";
 import type { Weights } from "../weights.ts";
 
 /** Weight elements decoded at a time. */
@@ -41,14 +41,15 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   const compute = async (v: Value): Promise<HostTensor> => {
     const { op, type } = v;
     if (op === param) return bound(v);
-    const table = gather.of(v);
-    if (table && storedWeight(table.table)) return rows(table.table, await run(table.index), concrete(type));
+    const look = gather.of(v);
+    const table = look && rowsOf(look.table);
+    if (look && table) return rows(look.table, table, await run(look.index), concrete(type));
     const product = linear.of(v);
-    const weight = product && storedWeight(product.w);
+    const weight = product && rowsOf(product.w);
     if (product && weight) {
       const x = await run(product.x);
       release(product.x);
-      return multiply(x, weight, concrete(type));
+      return multiply(x, product.w, weight, concrete(type));
     }
     if (op.decompose) return run(op.decompose(v.inputs, v.attrs));
     if (!op.eval) throw new Error(`${op.name} has neither a meaning nor a decomposition`);
@@ -61,10 +62,39 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   const concrete = (t: TensorType) => t.shape.map((d) => size(d, env.sizes));
 
   const runtime = new Set(g.inputs);
-  const storedWeight = (v: Value): Value | undefined => {
+  /** Rows of a matrix that is stored, or decoded from what a setup quantizes; undefined for anything else. */
+  const rowsOf = (v: Value): Rows | undefined => {
     const source = v.op === cast && v.dtype === "f32" ? (v.inputs[0] as Value) : v;
-    const made = g.setup[String(source.attrs.name)];
-    return source.op === param && !runtime.has(source) && !made ? source : undefined;
+    const made = source.op === param ? g.setup[String(source.attrs.name)] : undefined;
+    if (made) return rowsOf(made);
+    if (source.op === param && source.type.rank === 2 && !runtime.has(source)) {
+      const n = source.fixed(1);
+      return (from, to) => read(source, from * n, (to - from) * n);
+    }
+    const codes = dequantize.of(source);
+    return codes && quantizedRows(source, codes.codes, codes.scale);
+  };
+  const quantizedRows = (v: Value, codes: Value, scale: Value): Rows | undefined => {
+    const recipe = quantize.of(codes);
+    const x = recipe && rowsOf(recipe.x);
+    if (!recipe || !x || recipe.scale !== scale) return undefined;
+    const { to, around = "zero" } = scale.attrs as { to: "i8" | "i4"; around?: "zero" | "middle" };
+    const [columns, block] = [v.fixed(1), v.fixed(1) / scale.fixed(1)];
+    const found = block_scale_search.of(scale);
+    return async (from, end) => {
+      const importance = found && (await read(found.importance, 0, columns));
+      const bytes = new Uint8Array((await x(from, end)).slice().buffer);
+      const job = {
+        dtype: "f32",
+        bytes,
+        columns,
+        block,
+        to,
+        around,
+        ...(importance && { importance }),
+      } as const;
+      return decodeRows(job, encodeRows(job));
+    };
   };
   const bound = async (v: Value): Promise<HostTensor> => {
     const name = String(v.attrs.name);
@@ -84,35 +114,47 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     return decode(v.dtype, bytes);
   };
 
-  const rows = async (table: Value, index: HostTensor, shape: readonly number[]): Promise<HostTensor> => {
+  const rows = async (
+    table: Value,
+    source: Rows,
+    index: HostTensor,
+    shape: readonly number[],
+  ): Promise<HostTensor> => {
     const n = table.fixed(1);
     const data = new Float64Array(count(shape));
     for (const [i, row] of index.data.entries()) {
       if (row < 0 || row >= table.fixed(0))
         throw new RangeError(`index ${row} is outside the table of ${table.fixed(0)} rows`);
-      data.set(await read(table, row * n, n), i * n);
+      data.set(await source(row, row + 1), i * n);
     }
     return { shape, data };
   };
 
-  const multiply = async (x: HostTensor, w: Value, shape: readonly number[]): Promise<HostTensor> => {
+  const multiply = async (
+    x: HostTensor,
+    w: Value,
+    source: Rows,
+    shape: readonly number[],
+  ): Promise<HostTensor> => {
     const [n, k] = [w.fixed(0), w.fixed(1)];
     const m = count(x.shape) / k;
     const data = new Float64Array(m * n);
     const step = Math.max(1, Math.floor(blockSize / k));
     for (let from = 0; from < n; from += step) {
       const to = Math.min(n, from + step);
-      const block = await read(w, from * k, (to - from) * k);
+      const block = await source(from, to);
       for (let r = from; r < to; r++) dots(x.data, block, (r - from) * k, m, k, data, r, n);
     }
-    for (let i = 0; i < data.length; i++) data[i] = roundTo("f32", data[i] as number);
-    return { shape, data };
+    return store({ shape, data }, "f32");
   };
 
   const results: Record<string, HostTensor> = {};
   for (const [name, v] of outputs) results[name] = await run(v);
   return results;
 }
+
+/** Rows [from, to) of a matrix. */
+type Rows = (from: number, to: number) => Promise<Float32Array>;
 
 /** data[i, column] = x[i] · w[at…], for all m rows of x, four at a time; each sum runs in the order of k. */
 function dots(

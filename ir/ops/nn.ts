@@ -3,13 +3,28 @@ import { bool, composite, float } from "../op.ts";
 import { matmul, max, mean, sum } from "./contract.ts";
 import { iota } from "./leaf.ts";
 import { add, cos, div, exp, less_equal, mul, pow, rsqrt, select, sin, sub, tanh } from "./math.ts";
-import { cast, concat, reshape, slice, transpose } from "./shape.ts";
+import { dequantize } from "./quant.ts";
+import { cast, concat, gather, reshape, slice, transpose } from "./shape.ts";
 
 export const linear = composite("linear", {
   doc: "x·wᵀ: each row of w makes one output feature, as checkpoints store it.",
   inputs: ["x", "w"],
   example: [["f32[2,3]", "f32[4,3]"]],
   decompose: ({ x, w }) => matmul(x, transpose(w, { perm: [1, 0] })),
+});
+
+export const quant_linear = composite("quant_linear", {
+  doc: "linear by a quantized weight: x·wᵀ for w = dequantize(codes, scale, zero).",
+  inputs: ["x", "codes", "scale", "zero"],
+  example: [["f32[3,64]", "i8[2,64]", "f32[2,2]", "i8[2,2]"]],
+  decompose: ({ x, codes, scale, zero }) => linear(x, dequantize(codes, scale, zero)),
+});
+
+export const quant_gather = composite("quant_gather", {
+  doc: "Rows of a quantized table.",
+  inputs: ["codes", "scale", "zero", "index"],
+  example: [["i8[5,64]", "f32[5,2]", "i8[5,2]", "i32[3]"]],
+  decompose: ({ codes, scale, zero, index }) => gather(dequantize(codes, scale, zero), index),
 });
 
 export const rms_norm = composite("rms_norm", {

@@ -1,10 +1,10 @@
 import { Graph, intern, type Value } from "../graph.ts";
 import { constant, neighbour, registry } from "../op.ts";
-import { composites, param, primitives } from "../ops/index.ts";
+import { composites, param, preparations, primitives } from "../ops/index.ts";
 import { type DType, isDType, parseType } from "../type.ts";
 
 /** Naming the tables here loads them, so that every op of theirs can be parsed. */
-export const tables = { primitives, composites };
+export const tables = { primitives, preparations, composites };
 
 /** The graph that `text` describes. Throws SyntaxError with the line's number, the line and what was expected. */
 export function parse(text: string): Graph {

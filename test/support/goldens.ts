@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
-import { decode } from "../../backends/stream.ts";
+import { decode } from "../../backends/stream/index.ts";
 import { readHeader } from "../../src/checkpoint/safetensors.ts";
 
 export interface Golden {

@@ -1,8 +1,8 @@
 import { type Command, Option } from "commander";
-import { type CompileOptions, type CompileReport, compile, targets } from "../compile.ts";
-import { checkWritable, interruptible, naming } from "./errors.ts";
-import { names } from "./options.ts";
-import { duration, heading, note, plural, print, printJson, StatusLine, size, table } from "./terminal.ts";
+import { type CompileOptions, type CompileReport, compile, targets } from "../../compile.ts";
+import { checkWritable, interruptible, naming } from "../errors.ts";
+import { names } from "../options.ts";
+import { duration, heading, note, plural, print, printJson, StatusLine, size, table } from "../terminal.ts";
 
 type Flags = {
   target: string[];

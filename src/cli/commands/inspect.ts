@@ -1,16 +1,16 @@
 import { access, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { UserError } from "../../ir/error.ts";
-import type { Value } from "../../ir/graph.ts";
-import { parse } from "../../ir/text/index.ts";
-import { verify } from "../../ir/verify.ts";
-import { type Manifest, readManifest } from "../artifact.ts";
-import { type Generation, openCheckpoint } from "../checkpoint/checkpoint.ts";
-import type { ConfigKey } from "../model/config.ts";
-import { modelGraph } from "../model/load.ts";
-import { loadTokenizer } from "../tokenizer/tokenizer.ts";
-import { heading, number, plural, print, printJson, size, table } from "./terminal.ts";
+import { UserError } from "../../../ir/error.ts";
+import type { Value } from "../../../ir/graph.ts";
+import { parse } from "../../../ir/text/index.ts";
+import { verify } from "../../../ir/verify.ts";
+import { type Manifest, readManifest } from "../../artifact.ts";
+import { type Generation, openCheckpoint } from "../../checkpoint/checkpoint.ts";
+import type { ConfigKey } from "../../model/config.ts";
+import { modelGraph } from "../../model/load.ts";
+import { loadTokenizer } from "../../tokenizer/tokenizer.ts";
+import { heading, number, plural, print, printJson, size, table } from "../terminal.ts";
 
 /** Adds `gemmac inspect`. */
 export function addInspect(program: Command): void {

@@ -1,14 +1,14 @@
 import { createInterface } from "node:readline";
 import { text as readAll } from "node:stream/consumers";
 import type { Command } from "commander";
-import { UserError } from "../../ir/error.ts";
-import { type Model, openModel } from "../artifact.ts";
-import type { Generation } from "../checkpoint/checkpoint.ts";
-import { generate, type SampleOptions } from "../generate.ts";
-import type { Message, Tokenizer } from "../tokenizer/tokenizer.ts";
-import { interruptible } from "./errors.ts";
-import { checkIds, decimal, defined, integer } from "./options.ts";
-import { note, number, plural, printJson, size } from "./terminal.ts";
+import { UserError } from "../../../ir/error.ts";
+import { type Model, openModel } from "../../artifact.ts";
+import type { Generation } from "../../checkpoint/checkpoint.ts";
+import { generate, type SampleOptions } from "../../generate.ts";
+import type { Message, Tokenizer } from "../../tokenizer/tokenizer.ts";
+import { interruptible } from "../errors.ts";
+import { checkIds, decimal, defined, integer } from "../options.ts";
+import { note, number, plural, printJson, size } from "../terminal.ts";
 
 type Flags = {
   prompt?: string;

@@ -1,14 +1,14 @@
 import { stat } from "node:fs/promises";
 import type { Command } from "commander";
-import type { Session } from "../../backends/backend.ts";
-import { UserError } from "../../ir/error.ts";
-import { openModel } from "../artifact.ts";
-import { type Writable, writeSafetensors } from "../checkpoint/safetensors.ts";
-import { argmax } from "../generate.ts";
-import { type VerifyReport, verify } from "../verify.ts";
-import { checkWritable, exitCodes, interruptible, naming } from "./errors.ts";
-import { checkIds, decimal, defined, integer, repeated, tokenIds } from "./options.ts";
-import { heading, note, number, print, printJson, StatusLine, table } from "./terminal.ts";
+import type { Session } from "../../../backends/backend.ts";
+import { UserError } from "../../../ir/error.ts";
+import { openModel } from "../../artifact.ts";
+import { type Writable, writeSafetensors } from "../../checkpoint/safetensors.ts";
+import { argmax } from "../../generate.ts";
+import { type VerifyReport, verify } from "../../verify.ts";
+import { checkWritable, exitCodes, interruptible, naming } from "../errors.ts";
+import { checkIds, decimal, defined, integer, repeated, tokenIds } from "../options.ts";
+import { heading, note, number, print, printJson, StatusLine, table } from "../terminal.ts";
 
 /** Adds `gemmac logits`. */
 export function addLogits(program: Command): void {

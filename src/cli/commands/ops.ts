@@ -1,11 +1,11 @@
 import type { Command } from "commander";
-import { UserError } from "../../ir/error.ts";
-import { type Attr, Graph, intern, type OpDef } from "../../ir/graph.ts";
-import { complete, registry } from "../../ir/op.ts";
-import { param } from "../../ir/ops/index.ts";
-import { print as printGraph } from "../../ir/text/index.ts";
-import { parseType } from "../../ir/type.ts";
-import { heading, print, printJson, table, wrap } from "./terminal.ts";
+import { UserError } from "../../../ir/error.ts";
+import { type Attr, Graph, intern, type OpDef } from "../../../ir/graph.ts";
+import { complete, registry } from "../../../ir/op.ts";
+import { param } from "../../../ir/ops/index.ts";
+import { print as printGraph } from "../../../ir/text/index.ts";
+import { parseType } from "../../../ir/type.ts";
+import { heading, print, printJson, table, wrap } from "../terminal.ts";
 
 /** Adds `gemmac ops`. */
 export function addOps(program: Command): void {

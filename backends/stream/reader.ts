@@ -1,0 +1,56 @@
+import type { Value } from "../../ir/graph.ts";
+import { type DType, dtypes } from "../../ir/type.ts";
+import type { Weights } from "../weights.ts";
+import { hasNonFinite } from "./floats.ts";
+
+/** Reads one stored tensor front to back, the next block while the last one is worked on. */
+export class Reader {
+  readonly #name: string;
+  readonly #dtype: DType;
+  readonly #width: number;
+  readonly #total: number;
+  readonly #size: number;
+  readonly #weights: Weights;
+  readonly #nonFinite: (name: string) => void;
+  readonly #buffers: [Uint8Array, Uint8Array];
+  #ahead: { readonly from: number; readonly bytes: Promise<Uint8Array> } | undefined;
+  #turn = 0;
+  #heard = false;
+
+  /** Blocks of at most `size` of the tensor's `total` elements will be asked for. */
+  constructor(v: Value, total: number, size: number, weights: Weights, nonFinite: (name: string) => void) {
+    this.#name = String(v.attrs.name);
+    this.#dtype = v.dtype;
+    this.#width = dtypes[v.dtype] / 8;
+    this.#total = total;
+    this.#weights = weights;
+    this.#nonFinite = nonFinite;
+    this.#size = Math.min(total, size);
+    const bytes = this.#size * this.#width;
+    this.#buffers = [new Uint8Array(bytes), new Uint8Array(total > size ? bytes : 0)];
+  }
+
+  async read(from: number, n: number): Promise<Uint8Array> {
+    const ahead = this.#ahead?.from === from ? this.#ahead.bytes : this.#fetch(from, n);
+    const bytes = await ahead;
+    const next = from + n;
+    if (next < this.#total) {
+      const fetched = this.#fetch(next, Math.min(this.#size, this.#total - next));
+      fetched.catch(() => {}); // whoever asks for the block hears of it
+      this.#ahead = { from: next, bytes: fetched };
+    }
+    if (!this.#heard && hasNonFinite(this.#dtype, bytes)) {
+      this.#heard = true;
+      this.#nonFinite(this.#name);
+    }
+    return bytes;
+  }
+
+  async #fetch(from: number, n: number): Promise<Uint8Array> {
+    const buffer = this.#buffers[this.#turn] as Uint8Array;
+    this.#turn ^= 1;
+    const bytes = buffer.subarray(0, n * this.#width);
+    await this.#weights.read(this.#name, from * this.#width, bytes);
+    return bytes;
+  }
+}
