@@ -31,6 +31,7 @@ export interface ModelFacts {
 export interface EmitRequest {
   readonly graph: Graph;
   readonly weights: Weights;
+  readonly facts: Pick<ModelFacts, "context">;
   /** An existing, empty folder to write into. */
   readonly dir: string;
   /** Called with the number of weight bytes written since the last call. */
@@ -52,7 +53,7 @@ export interface Emitted {
 
 /** What one call of `append` computed, one row for each token fed. */
 export interface Step {
-  /** f32, row-major [tokens, vocab]. */
+  /** f32, row-major [tokens, vocab]; with `last` only the last token's row. */
   readonly logits: Float32Array;
   /** The watched activations, f32, by origin. */
   readonly watched: ReadonlyMap<string, Float32Array>;
@@ -61,8 +62,8 @@ export interface Step {
 /** A model that is ready to run: tokens in, logits out, with a memory of what was fed before. */
 export interface Session {
   readonly facts: ModelFacts;
-  /** Feed tokens after those fed before. */
-  append(ids: readonly number[]): Promise<Step>;
+  /** Feed tokens after those fed before. With `last`, only the last one is scored, which is faster. */
+  append(ids: readonly number[], options?: { readonly last?: boolean }): Promise<Step>;
   /** Forget everything fed. */
   reset(): void;
   close(): Promise<void>;

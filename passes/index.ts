@@ -12,6 +12,7 @@ import {
 import { packLinear } from "./fusion/pack-linear.ts";
 import { shareTables } from "./fusion/share-tables.ts";
 import { insertKvCache } from "./kv-cache.ts";
+import { lastLogits } from "./last-logits.ts";
 import type { AnyPassMaker } from "./pass.ts";
 import { fuseQuant, quantize } from "./quantize.ts";
 
@@ -26,6 +27,7 @@ const makers: readonly AnyPassMaker[] = [
   packLinear,
   shareTables,
   insertKvCache,
+  lastLogits,
   quantize,
   fuseQuant,
   foldWeights,

@@ -33,13 +33,14 @@ export async function* generate(
   const { vocab } = session.facts;
   const random = mulberry32(options.seed ?? Math.floor(Math.random() * 2 ** 32));
   const stop = new Set(options.stop);
-  let { logits } = await session.append(ids);
+  let { logits } = await session.append(ids, { last: true });
   for (let n = 0; n < options.maxTokens && !options.signal?.aborted; n++) {
     const row = logits.subarray(logits.length - vocab);
     const id = sample(row, options, random);
     if (stop.has(id)) return;
     yield { id, logits: row };
-    if (n + 1 < options.maxTokens && !options.signal?.aborted) ({ logits } = await session.append([id]));
+    if (n + 1 < options.maxTokens && !options.signal?.aborted)
+      ({ logits } = await session.append([id], { last: true }));
   }
 }
 

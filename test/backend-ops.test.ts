@@ -32,6 +32,7 @@ const backends: Record<
     await backend.emit({
       graph: legalize(g, backend),
       weights: noWeights,
+      facts: { context: 8 },
       dir,
       progress: () => {},
       warn: () => {},

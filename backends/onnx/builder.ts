@@ -9,8 +9,19 @@ export class Builder {
   readonly nodes: onnx.INodeProto[] = [];
   readonly initializers: onnx.ITensorProto[] = [];
   readonly inputs: onnx.IValueInfoProto[] = [];
+  /** Tables that the runtime needs and the graph does not know, such as sines: f32, row-major. */
+  readonly tables: {
+    readonly name: string;
+    readonly dims: readonly number[];
+    readonly data: Float32Array;
+  }[] = [];
   /** What each value is called in the file. */
   readonly names = new Map<Value, string>();
+  /** Every value of the graph, to find companions that one node computes together. */
+  readonly values: ReadonlySet<Value>;
+  /** The longest sequence the model was made for. */
+  readonly context: number;
+  readonly #deferred = new Map<Value, () => string>();
   readonly #taken = new Set<string>();
   readonly #constants = new Map<string, string>();
   readonly #paths: ReadonlyMap<Value, string>;
@@ -18,7 +29,9 @@ export class Builder {
   /** A declared input and axis that have each symbolic size. */
   readonly #sizes = new Map<string, readonly [tensor: string, axis: number]>();
 
-  constructor(g: Graph) {
+  constructor(g: Graph, context: number) {
+    this.values = new Set(g.values());
+    this.context = context;
     this.#paths = scopes(g);
     const results = new Map<Value, string>();
     for (const [v, origin] of g.origins) results.set(v, this.unique(`/${origin}`));
@@ -41,9 +54,20 @@ export class Builder {
     return free;
   }
 
+  /** `make` is to write `v` when, and if, something reads it. */
+  defer(v: Value, make: () => string): void {
+    this.#deferred.set(v, make);
+  }
+
+  isKnown(v: Value): boolean {
+    return this.names.has(v) || this.#deferred.has(v);
+  }
+
   /** The file's name for an operand that has been emitted. */
   name(v: Value): string {
-    const name = this.names.get(v);
+    const known = this.names.get(v);
+    const name = known ?? this.#deferred.get(v)?.();
+    if (name !== undefined && known === undefined) this.names.set(v, name);
     if (name === undefined) throw new Error(`${v.op.name} : ${v.type} is used before it is emitted`);
     return name;
   }
@@ -56,6 +80,40 @@ export class Builder {
     attributes: Readonly<Record<string, AttributeValue>> = {},
   ): string {
     return this.raw(`${this.#paths.get(v) ?? ""}/${opType}`, opType, inputs, attributes);
+  }
+
+  /** The name that `v` has in the file once it is emitted. */
+  resultName(v: Value, fallback: string): string {
+    return this.#results.get(v) ?? this.unique(fallback);
+  }
+
+  /** What `make` gives for `key`, made once. */
+  once(key: string, make: () => string): string {
+    const known = this.#constants.get(key) ?? make();
+    this.#constants.set(key, known);
+    return known;
+  }
+
+  /** A table of f32 numbers that lies with the weights. */
+  table(name: string, dims: readonly number[], make: () => Float32Array): string {
+    return this.once(`table ${name}`, () => {
+      this.tables.push({ name: this.unique(name), dims, data: make() });
+      return name;
+    });
+  }
+
+  /** One node that yields several values at once; an undefined place is left out. */
+  several(
+    v: Value,
+    opType: string,
+    inputs: readonly string[],
+    outputs: readonly (Value | undefined)[],
+    attributes: Readonly<Record<string, AttributeValue>>,
+  ): void {
+    const name = this.unique(`${this.#paths.get(v) ?? ""}/${opType}`);
+    const made = outputs.map((o, i) => (o ? this.resultName(o, `${name}_output_${i}`) : ""));
+    for (const [i, o] of outputs.entries()) if (o) this.names.set(o, made[i] as string);
+    this.nodes.push(node(opType, name, inputs, made, attributes));
   }
 
   /** The node that yields `v` itself. */

@@ -35,7 +35,7 @@ const reduce =
     b.result(v, opType, [...v.inputs.map((i) => b.name(i)), b.ints([Number(v.attrs.axis)])], { keepdims: 1 });
 
 /** The operands and attributes of `v`, which the table says is `op`. */
-function operands<T>(op: { of(v: Value): T | undefined }, v: Value): T {
+export function operands<T>(op: { of(v: Value): T | undefined }, v: Value): T {
   const found = op.of(v);
   if (!found) throw new Error(`the emitter table lists ${v.op.name} under another op`);
   return found;

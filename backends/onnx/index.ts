@@ -1,30 +1,50 @@
-import { foldWeights } from "../../passes/fold-weights.ts";
-import { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../../passes/fusion/fuse.ts";
-import { shareTables } from "../../passes/fusion/share-tables.ts";
-import { insertKvCache } from "../../passes/kv-cache.ts";
+import type { Pass } from "../../passes/pass.ts";
+import { parsePipeline } from "../../passes/pipeline.ts";
 import type { Backend } from "../backend.ts";
-import { emit } from "./emit.ts";
+import { contrib } from "./contrib.ts";
+import { emit, type Profile } from "./emit.ts";
 import { emitters } from "./emitters.ts";
+import { fuseGqa } from "./gqa.ts";
 
 export { openSession } from "./session.ts";
 
 /** How weights lie in the files: as 32-bit floats, or as the checkpoint stores them, to be widened at load. */
 export type WeightStorage = "f32" | "stored";
 
-export const onnx = (storage: WeightStorage = "stored"): Backend => ({
-  name: "onnx",
-  doc: "A standard ONNX graph (opset 21) with its cache as inputs and outputs, in the layout of transformers.js.",
-  passes: [
-    shareTables(),
-    fuseLinear(),
-    fuseRmsNorm(),
-    fuseGeglu(),
-    fuseRope(),
-    fuseAttention(),
-    insertKvCache(),
-    foldWeights({ work: "blockwise", casts: storage === "stored" ? "leave" : "fold" }),
-  ],
-  keeps: (v) => Object.hasOwn(emitters, v.op.name),
-  refuses: (v) => (v.dtype === "i4" ? "4-bit integers have no operators here" : undefined),
-  emit,
-});
+export interface OnnxOptions {
+  /** "standard": the standard operator set only. "ort": the fastest operators of ONNX Runtime. */
+  readonly profile?: "standard" | "ort";
+  readonly weights?: WeightStorage;
+}
+
+/** What both profiles start with, and the places where they part. */
+const pipelines = {
+  standard: "share-tables,fuse,insert-kv-cache,fuse-quant",
+  ort: "share-tables,fuse,insert-kv-cache,fuse-residual-norm,fuse-gqa,last-logits,fuse-quant",
+} as const;
+
+const profiles: Readonly<
+  Record<
+    "standard" | "ort",
+    Profile & { refuses?(v: Parameters<NonNullable<Backend["refuses"]>>[0]): string | undefined }
+  >
+> = {
+  standard: { emitters },
+  ort: contrib,
+};
+
+export const onnx = ({ profile = "standard", weights = "stored" }: OnnxOptions = {}): Backend => {
+  const { refuses, ...chosen } = profiles[profile];
+  const casts = weights === "stored" ? "leave" : "fold";
+  const passes: Pass[] = parsePipeline(
+    `${pipelines[profile]},fold-weights{work=blockwise,casts=${casts}}`,
+    (name) => (name === fuseGqa.name ? fuseGqa : undefined),
+  );
+  return {
+    name: "onnx",
+    doc: "An ONNX graph (opset 21) with its cache as inputs and outputs, in the layout of transformers.js.",
+    passes,
+    keeps: (v) => Object.hasOwn(chosen.emitters, v.op.name) && !refuses?.(v),
+    emit: (request) => emit(request, chosen),
+  };
+};

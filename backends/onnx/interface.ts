@@ -34,10 +34,29 @@ function declarePositions(b: Builder, g: Graph, positions: Value, past: Value): 
   b.input("attention_mask", int64, [positions.type.at(0), present.type.at(2)]);
   const step = (opType: string, inputs: readonly string[], attributes = {}) =>
     b.raw(`/positions/${opType}`, opType, inputs, attributes);
-  const place = step("Sub", [step("CumSum", ["attention_mask", b.index(1)]), b.ints([1])]);
-  const real = step("Cast", ["attention_mask"], { to: elementType.bool });
-  const all = step("Cast", [step("Where", [real, place, b.ints([padded])])], { to: elementType.i32 });
-  const seen = b.size(past.type.at(1));
-  b.names.set(past, step("Slice", [all, b.ints([0]), seen, b.ints([1])]));
-  b.names.set(positions, step("Slice", [all, seen, b.ints([Number.MAX_SAFE_INTEGER]), b.ints([1])]));
+  const all = () =>
+    b.once("positions", () => {
+      const place = step("Sub", [step("CumSum", ["attention_mask", b.index(1)]), b.ints([1])]);
+      const real = step("Cast", ["attention_mask"], { to: elementType.bool });
+      return step("Cast", [step("Where", [real, place, b.ints([padded])])], { to: elementType.i32 });
+    });
+  const seen = () => b.size(past.type.at(1));
+  b.defer(past, () => step("Slice", [all(), b.ints([0]), seen(), b.ints([1])]));
+  b.defer(positions, () => step("Slice", [all(), seen(), b.ints([Number.MAX_SAFE_INTEGER]), b.ints([1])]));
+}
+
+/** What GroupQueryAttention reads in the place of positions: the last token's index for each text, and the length. */
+export function sequenceLengths(b: Builder): readonly [last: string, total: string] {
+  const step = (opType: string, inputs: readonly string[], attributes = {}) =>
+    b.raw(`/lengths/${opType}`, opType, inputs, attributes);
+  const int32 = { to: elementType.i32 };
+  const last = b.once("last index", () => {
+    const ones = step("ReduceSum", ["attention_mask", b.ints([1])], { keepdims: 0 });
+    return step("Cast", [step("Sub", [ones, b.index(1)])], int32);
+  });
+  const total = b.once("total length", () => {
+    const size = b.raw("/lengths/Shape", "Shape", ["attention_mask"], { start: 1, end: 2 });
+    return step("Cast", [step("Squeeze", [size])], int32);
+  });
+  return [last, total];
 }

@@ -1,6 +1,6 @@
 import onnxProto, { type onnx } from "onnx-proto";
 import type { Dim } from "../../ir/dim.ts";
-import type { DType, TensorType } from "../../ir/type.ts";
+import type { DType } from "../../ir/type.ts";
 
 /** The ONNX element type of each dtype (onnx.proto3, TensorProto.DataType). onnx-proto 8 stops before INT4, hence numbers. */
 export const elementType = {
@@ -33,6 +33,15 @@ function attribute(name: string, value: AttributeValue): onnx.IAttributeProto {
   return { name, type: attributeType.INTS, ints: [...value] };
 }
 
+/** ONNX Runtime's own operators. */
+export const contribDomain = "com.microsoft";
+const contrib = new Set([
+  "MatMulNBits",
+  "GatherBlockQuantized",
+  "GroupQueryAttention",
+  "SkipSimplifiedLayerNormalization",
+]);
+
 export const node = (
   opType: string,
   name: string,
@@ -41,6 +50,7 @@ export const node = (
   attributes: Readonly<Record<string, AttributeValue>> = {},
 ): onnx.INodeProto => ({
   opType,
+  ...(contrib.has(opType) && { domain: contribDomain }),
   name,
   input: [...input],
   output: [...output],
@@ -68,10 +78,15 @@ export interface Placement {
 }
 
 /** A tensor whose bytes lie in a file of their own. Offsets go in as strings: BigInt would be written as 0. */
-export const externalTensor = (name: string, type: TensorType, at: Placement): onnx.ITensorProto => ({
+export const externalTensor = (
+  name: string,
+  dataType: number,
+  dims: readonly number[],
+  at: Placement,
+): onnx.ITensorProto => ({
   name,
-  dataType: elementType[type.dtype],
-  dims: type.shape.map(Number),
+  dataType,
+  dims: [...dims],
   dataLocation: TensorProto.DataLocation.EXTERNAL,
   externalData: Object.entries(at).map(([key, value]) => ({ key, value: String(value) })),
 });
@@ -101,7 +116,10 @@ export function encodeModel(graph: onnx.IGraphProto, metadata: Readonly<Record<s
   const model: onnx.IModelProto = {
     irVersion,
     producerName: "gemmac",
-    opsetImport: [{ domain: "", version: opset }],
+    opsetImport: [
+      { domain: "", version: opset },
+      ...(graph.node?.some((n) => n.domain === contribDomain) ? [{ domain: contribDomain, version: 1 }] : []),
+    ],
     graph,
     metadataProps: Object.entries(metadata).map(([key, value]) => ({ key, value })),
   };

@@ -66,29 +66,40 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
   const row = (values: readonly number[]) =>
     new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
 
+  // Some profiles score the last token only; then rows for all tokens take one run each.
+  const scores = session.outputMetadata.find((m) => m.name === "logits");
+  const lastOnly = scores?.isTensor && scores.shape[1] === 1;
+
+  const run = async (ids: readonly number[]): Promise<Step> => {
+    const mask = row(new Array<number>(fed + ids.length).fill(1));
+    const out = await session.run({ input_ids: row(ids), attention_mask: mask, ...cache });
+    fed += ids.length;
+    const data = (name: string): Float32Array => {
+      const t = out[name];
+      if (!(t?.data instanceof Float32Array)) throw new Error(`the artifact gives no f32 output ${name}`);
+      return t.data;
+    };
+    const next = Array.from({ length: facts.layers }, (_, i) => cacheNames(i)).flatMap((n) => [
+      [n.key, out[n.nextKey]],
+      [n.value, out[n.nextValue]],
+    ]);
+    cache = Object.fromEntries(next);
+    const watched = Object.entries(watch).map(([origin, tensor]) => [origin, data(tensor)] as const);
+    return { logits: data("logits"), watched: new Map(watched) };
+  };
+
   return {
     facts,
-    async append(ids): Promise<Step> {
-      const mask = row(new Array<number>(fed + ids.length).fill(1));
-      const out = await session.run({ input_ids: row(ids), attention_mask: mask, ...cache });
-      fed += ids.length;
-      const data = (name: string): Float32Array => {
-        const t = out[name];
-        if (!(t?.data instanceof Float32Array)) throw new Error(`the artifact gives no f32 output ${name}`);
-        return t.data;
-      };
-      for (let i = 0; i < facts.layers; i++) {
-        const n = cacheNames(i);
-        cache = {
-          ...cache,
-          [n.key]: out[n.nextKey] as ort.Tensor,
-          [n.value]: out[n.nextValue] as ort.Tensor,
-        };
+    async append(ids, { last = false } = {}): Promise<Step> {
+      if (last || !lastOnly) {
+        const step = await run(ids);
+        return last ? { ...step, logits: step.logits.subarray(-facts.vocab) } : step;
       }
-      return {
-        logits: data("logits"),
-        watched: new Map(Object.entries(watch).map(([origin, tensor]) => [origin, data(tensor)])),
-      };
+      const steps: Step[] = [];
+      for (const id of ids) steps.push(await run([id]));
+      const joined = (part: (s: Step) => Float32Array | undefined) => concatenated(steps.map(part));
+      const watched = Object.keys(watch).map((o) => [o, joined((s) => s.watched.get(o))] as const);
+      return { logits: joined((s) => s.logits), watched: new Map(watched) };
     },
     reset() {
       cache = empty();
@@ -98,6 +109,16 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
       await session.release();
     },
   };
+}
+
+function concatenated(parts: readonly (Float32Array | undefined)[]): Float32Array {
+  const out = new Float32Array(parts.reduce((n, p) => n + (p?.length ?? 0), 0));
+  let at = 0;
+  for (const p of parts) {
+    out.set(p ?? [], at);
+    at += p?.length ?? 0;
+  }
+  return out;
 }
 
 /** The graph file with inner values declared as outputs too. It is opened from memory, its data from where it lies. */

@@ -48,7 +48,7 @@ export function openReference(
 
   return {
     facts,
-    async append(ids): Promise<Step> {
+    async append(ids, { last = false } = {}): Promise<Step> {
       const inputs: Record<string, HostTensor> = {
         ...cache,
         tokens: row(ids),
@@ -68,7 +68,7 @@ export function openReference(
         cache = { ...cache, [n.key]: result(n.nextKey), [n.value]: result(n.nextValue) };
       }
       return {
-        logits: Float32Array.from(result("logits").data),
+        logits: Float32Array.from(result("logits").data.subarray(last ? -facts.vocab : 0)),
         watched: new Map(
           watched.map(([, origin]) => [origin, Float32Array.from(result(`watch:${origin}`).data)]),
         ),

@@ -40,7 +40,6 @@ export class CodesPool {
       for (const { reject } of this.#pending.values()) reject(cause);
       this.#pending.clear();
     });
-    worker.unref();
     this.#workers.push(worker);
   }
 

@@ -165,7 +165,10 @@ export function structures(listing: Listing): Map<string, string> {
   const members = new Map<string, number[]>();
   listing.scopes.forEach((scope, i) => {
     const layer = layerOf(scope);
-    if (layer !== undefined) members.set(layer, [...(members.get(layer) ?? []), i]);
+    if (layer === undefined) return;
+    const indexes = members.get(layer);
+    if (indexes) indexes.push(i);
+    else members.set(layer, [i]);
   });
   const out = new Map<string, string>();
   for (const [layer, indexes] of members) {

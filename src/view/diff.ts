@@ -78,11 +78,19 @@ class Side {
   once(place: number): boolean {
     return this.listing.setupOnly.has(this.value(place));
   }
+  /** Scopes by where they end, which is where their result stands; the graph's own first. */
+  scopesInOrder(): string[] {
+    const last = new Map(this.listing.scopes.map((scope, i) => [scope, i]));
+    return [...last].sort(([a, i], [b, j]) => (a && b ? i - j : a ? 1 : -1)).map(([scope]) => scope);
+  }
   byScope(): Map<string, Row[]> {
     const out = new Map<string, Row[]>();
     this.listing.rows.forEach((row, i) => {
       const scope = this.listing.scopes[i] ?? "";
-      if (row.op.name !== "constant") out.set(scope, [...(out.get(scope) ?? []), row]);
+      if (row.op.name === "constant") return;
+      const rows = out.get(scope);
+      if (rows) rows.push(row);
+      else out.set(scope, [row]);
     });
     return out;
   }
@@ -98,31 +106,24 @@ interface Change {
 function changes(was: Side, now: Side): Map<string, Change[]> {
   const [then, next] = [was.byScope(), now.byScope()];
   const out = new Map<string, Change[]>();
-  for (const scope of new Set([...next.keys(), ...then.keys()])) {
+  for (const scope of new Set([...now.scopesInOrder(), ...then.keys()])) {
     const merged: Change[] = [];
-    const gone = (then.get(scope) ?? []).values();
-    const flush = (until: Row | undefined) => {
-      for (const row of gone) {
-        if (row === until) return;
+    const old = then.get(scope) ?? [];
+    const at = new Map(old.map((row, i) => [row.place, i]));
+    let seen = 0;
+    const flush = (end: number) => {
+      for (; seen < end; seen++) {
+        const row = old[seen] as Row;
         if (!now.ids.has(row.id)) merged.push({ mark: "-", row, side: was });
       }
     };
-    const old = new Set(then.get(scope));
     for (const row of next.get(scope) ?? []) {
-      if (!was.ids.has(row.id)) {
-        // What this replaces comes first.
-        const replaced = then.get(scope)?.find((r) => r.place === row.place && !now.ids.has(r.id));
-        if (replaced && !merged.some((m) => m.row === replaced)) {
-          flush(replaced);
-          merged.push({ mark: "-", row: replaced, side: was });
-        }
-        merged.push({ mark: "+", row, side: now });
-        continue;
-      }
-      if (old.has(row) && !merged.some((m) => m.row === row)) flush(row);
-      merged.push({ mark: now.once(row.place) && !was.once(row.place) ? ">" : " ", row, side: now });
+      // What a row replaces comes right before it.
+      flush((at.get(row.place) ?? -1) + 1);
+      const moved = now.once(row.place) && was.ids.has(row.id) && !was.once(row.place);
+      merged.push({ mark: !was.ids.has(row.id) ? "+" : moved ? ">" : " ", row, side: now });
     }
-    flush(undefined);
+    flush(old.length);
     if (merged.some((m) => m.mark !== " ")) out.set(scope, merged);
   }
   return out;
@@ -136,6 +137,7 @@ function fold(scopes: readonly (readonly [string, Change[]])[], context: number)
     groups.set(layer, [...(groups.get(layer) ?? []), entry]);
   }
   const seen = new Map<string, { alsoIn: number[] }>();
+  const common = new Map<number, string>();
   const out: Section[] = [];
   for (const [layer, entries] of groups) {
     const key = layer === undefined ? undefined : keyOf(layer, entries);
@@ -144,10 +146,10 @@ function fold(scopes: readonly (readonly [string, Change[]])[], context: number)
       twin.alsoIn.push(numberOf(layer));
       continue;
     }
-    const namer = new Namer(layer);
+    const namer = new Namer(layer, common);
     const blocks = entries.map(([scope, all]): Block => {
       const lines = near(all, context).map(({ mark, row, side }) => namer.line(mark, row, side, scope));
-      return { scope, lines };
+      return { scope, lines: layer === undefined ? foldNumbered(lines) : lines };
     });
     const section = { layer, alsoIn: [], blocks };
     if (key !== undefined) seen.set(key, section);
@@ -158,7 +160,7 @@ function fold(scopes: readonly (readonly [string, Change[]])[], context: number)
 
 /** The changes of a layer in words in which neither its number nor what lies outside of it occurs. */
 function keyOf(layer: string, entries: readonly (readonly [string, Change[]])[]): string {
-  const namer = new Namer(layer, true);
+  const namer = new Namer(layer, new Map(), true);
   const texts = entries.flatMap(([scope, all]) => [
     scope.slice(layer.length),
     ...all.map(({ mark, row, side }) => lineText(namer.line(mark, row, side, scope))),
@@ -166,21 +168,41 @@ function keyOf(layer: string, entries: readonly (readonly [string, Change[]])[])
   return [layer.replace(/\d+$/, ""), ...texts].join("\n");
 }
 
+const isInput = ({ row, side }: Change): boolean => side.listing.graph.inputs.includes(side.value(row.place));
+
+/** Params that differ in one number only, such as the caches of all layers, become one line. */
+function foldNumbered(lines: readonly Line[]): Line[] {
+  const groups = new Map<string, { line: Line; numbers: number[] }>();
+  for (const line of lines) {
+    const number = line.op === "param" ? /(?<=\.)\d+(?=\.)/.exec(line.name) : null;
+    const key = number ? lineText({ ...line, name: line.name.replace(/\.\d+\./, ".*.") }) : `${groups.size}`;
+    const group = groups.get(`${line.mark}${key}`);
+    if (group && number) group.numbers.push(Number(number[0]));
+    else groups.set(`${line.mark}${key}`, { line, numbers: number ? [Number(number[0])] : [] });
+  }
+  return [...groups.values()].map(({ line, numbers }) =>
+    numbers.length > 1 ? { ...line, name: line.name.replace(/\.\d+\./, `.{${ranges(numbers)}}.`) } : line,
+  );
+}
+
 function near(all: readonly Change[], context: number): Change[] {
   return all.filter(({ mark }, i) => {
     if (mark !== " ") return true;
+    if (isInput(all[i] as Change)) return false;
     return all.slice(Math.max(0, i - context), i + context + 1).some((m) => m.mark !== " ");
   });
 }
 
-/** Names values as a reader of one layer knows them: by origin where they have one, else by number. */
+/** Names values as a reader of one layer knows them: by origin, else `%1` inside of the layer and `$1` outside. */
 class Namer {
   readonly #layer: string | undefined;
   readonly #blind: boolean;
   readonly #numbers = new Map<number, string>();
-  readonly #outside = new Map<number, string>();
-  constructor(layer: string | undefined, blind = false) {
+  readonly #outside: Map<number, string>;
+  /** `blind`: values outside have no names. */
+  constructor(layer: string | undefined, outside: Map<number, string>, blind = false) {
     this.#layer = layer;
+    this.#outside = outside;
     this.#blind = blind;
   }
 
@@ -201,10 +223,12 @@ class Namer {
     const v = side.value(place);
     if (v.op.name === "constant") return attrText(v);
     const home = side.scope(place);
-    if (this.#blind && (layerOf(home) ?? "") !== (this.#layer ?? "")) return this.#number(this.#outside, place, "^");
+    const inside = this.#layer !== undefined && layerOf(home) === this.#layer;
+    if (this.#blind && !inside) return this.#number(this.#outside, place, "$");
     if (v.op.name === "param") return `%${relative(attrText(v), this.#blind ? (this.#layer ?? "") : scope)}`;
     const origin = side.listing.graph.origins.get(v);
-    if (origin === undefined) return this.#number(this.#numbers, place, "%");
+    if (origin === undefined)
+      return inside ? this.#number(this.#numbers, place, "%") : this.#number(this.#outside, place, "$");
     const common = shared(origin, scope);
     const rest = common === origin ? "" : common ? origin.slice(common.length + 1) : origin;
     return rest || (origin.split("/").at(-1) ?? origin);
@@ -217,8 +241,9 @@ class Namer {
   }
 }
 
-/** A line as text: `rms_norm = mul %5, %6 : f32[B,T,64]`. */
+/** A line as text: `input_layernorm = mul %5, %6 : f32[B,T,64]`. */
 export function lineText({ name, op, operands, attrs, type }: Line): string {
+  if (op === "param") return `param ${name} : ${type}`;
   const call = [op, operands.join(", "), attrs].filter(Boolean).join(" ");
   return `${name} = ${call} : ${type}`;
 }

@@ -1,0 +1,84 @@
+import type { Value } from "../../ir/graph.ts";
+import { composite, float, int } from "../../ir/op.ts";
+import { attention, concat, reshape, rope, transpose } from "../../ir/ops/index.ts";
+import { any } from "../../ir/pattern.ts";
+import { rewrite, rule } from "../../passes/rewrite.ts";
+
+/** [B,T,heads·D] → [B,heads,T,D]. */
+const split = (x: Value, heads: number): Value => {
+  const [B, T] = [x.type.at(0), x.type.at(1)];
+  return transpose(reshape(x, { shape: [B, T, heads, x.fixed(-1) / heads] }), { perm: [0, 2, 1, 3] });
+};
+
+export const present_key = composite("present_key", {
+  doc: "The keys so far, joined by this step's, turned by their positions.",
+  inputs: ["k", "past", "positions"],
+  attrs: { theta: float(10_000) },
+  example: [["f32[1,3,16]", "f32[1,2,5,8]", "i32[1,3]"]],
+  decompose: ({ k, past, positions }, { theta }) =>
+    concat(past, rope(split(k, past.fixed(1)), positions, { theta }), { axis: 2 }),
+});
+
+export const present_value = composite("present_value", {
+  doc: "The values so far, joined by this step's.",
+  inputs: ["v", "past"],
+  example: [["f32[1,3,16]", "f32[1,2,5,8]"]],
+  decompose: ({ v, past }) => concat(past, split(v, past.fixed(1)), { axis: 2 }),
+});
+
+export const group_query_attention = composite("group_query_attention", {
+  doc: "Attention from projections to mixed heads, with rotation and cache: what ONNX Runtime's GroupQueryAttention computes.",
+  inputs: ["q", "k", "v", "past_key", "past_value", "positions", "past_positions"],
+  attrs: { heads: int(), scale: float(), theta: float(10_000) },
+  example: [
+    ["f32[1,3,32]", "f32[1,3,16]", "f32[1,3,16]", "f32[1,2,5,8]", "f32[1,2,5,8]", "i32[1,3]", "i32[1,5]"],
+    { heads: 4, scale: 0.35 },
+  ],
+  decompose: ({ q, k, v, past_key, past_value, positions, past_positions }, { heads, scale, theta }) => {
+    const queries = rope(split(q, heads), positions, { theta });
+    const keys = present_key(k, past_key, positions, { theta });
+    const values = present_value(v, past_value);
+    const mixed = attention(queries, keys, values, positions, concat(past_positions, positions), { scale });
+    return reshape(transpose(mixed, { perm: [0, 2, 1, 3] }), { shape: q.shape });
+  },
+});
+
+const projected = <N extends string>(name: N) => transpose(reshape(any(name)));
+const mixed = attention(
+  rope(projected("q"), any("positions")),
+  present_key(any("k"), any("past_key"), any("positions")),
+  present_value(any("v"), any("past_value")),
+  any("positions"),
+  concat(any("past_positions"), any("positions")),
+);
+
+export const fuseGqa = rewrite("fuse-gqa", {
+  doc: "Rotation, cache and attention of one layer → group_query_attention, present_key and present_value.",
+  rules: [
+    rule("the whole of it", reshape(transpose(mixed)), (m, root) => {
+      const core = root.inputs[0]?.inputs[0] as Value;
+      const { scale } = core.attrs as { scale: number };
+      const { theta } = (core.inputs[0] as Value).attrs as { theta: number };
+      const { q, k, v, past_key, past_value, positions, past_positions } = m;
+      const made = group_query_attention(q, k, v, past_key, past_value, positions, past_positions, {
+        heads: core.fixed(1),
+        scale,
+        theta,
+      });
+      return made.op.decompose?.(made.inputs, made.attrs) === root ? made : undefined;
+    }),
+    rule(
+      "keys",
+      concat(any("past"), rope(projected("k"), any("positions"))),
+      ({ past, k, positions }, root) => {
+        const made = present_key(k, past, positions, (root.inputs[1] as Value).attrs);
+        return made.op.decompose?.(made.inputs, made.attrs) === root ? made : undefined;
+      },
+    ),
+    rule("values", concat(any("past"), projected("v")), ({ past, v }, root) => {
+      if (past.type.rank !== 4) return undefined;
+      const made = present_value(v, past);
+      return made.op.decompose?.(made.inputs, made.attrs) === root ? made : undefined;
+    }),
+  ],
+});
