@@ -1,40 +1,12 @@
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { EmittedFile, ModelFacts, Session } from "../backends/backend.ts";
+import type { ModelFacts, Session } from "../backends/backend.ts";
 import { openSession } from "../backends/onnx/index.ts";
 import { openReference } from "../backends/reference/index.ts";
-import { UserError } from "../ir/error.ts";
 import { type Checkpoint, type Generation, openCheckpoint } from "./checkpoint/checkpoint.ts";
-import type { ConfigKey, GemmaConfig } from "./model/config.ts";
+import { checkSize, type Manifest, readManifest } from "./manifest.ts";
 import { modelGraph } from "./model/load.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
-
-export const manifestFile = "manifest.json";
-export const manifestFormat = "gemmac-artifact/1";
-
-/** What `manifest.json` says of an artifact. */
-export interface Manifest {
-  readonly format: typeof manifestFormat;
-  /** Version of gemmac that wrote it. */
-  readonly gemmac: string;
-  readonly target: string;
-  readonly profile: string;
-  readonly model: GemmaConfig;
-  /** Every config key that was read, and whether the checkpoint states it. */
-  readonly config: readonly ConfigKey[];
-  readonly generation: Generation;
-  readonly facts: ModelFacts;
-  /** The pipeline, as `--passes` takes it. */
-  readonly passes: string;
-  readonly source: {
-    readonly revision: string | null;
-    readonly files: readonly { readonly path: string; readonly bytes: number }[];
-  };
-  readonly licence: { readonly files: readonly string[]; readonly notice: string };
-  readonly files: readonly EmittedFile[];
-  /** What each origin's value is called in the artifact. */
-  readonly activations: Readonly<Record<string, string>>;
-}
 
 /** A checkpoint or an artifact, ready to run. */
 export interface Model {
@@ -106,51 +78,4 @@ export async function openOnReference(
     tokenizer: () => loadTokenizer(path),
     close: () => checkpoint.close(),
   };
-}
-
-/** The manifest of the artifact in `dir`; undefined when there is none. Throws UserError when it is damaged. */
-export async function readManifest(dir: string): Promise<Manifest | undefined> {
-  const path = join(dir, manifestFile);
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch {
-    return undefined;
-  }
-  const again = "compile the checkpoint again";
-  try {
-    const manifest: Manifest = JSON.parse(text);
-    if (manifest.format === manifestFormat && isManifest(manifest)) return manifest;
-  } catch (cause) {
-    throw new UserError("input", `${path}: not valid JSON`, again, { cause });
-  }
-  throw new UserError("input", `${path}: not a manifest of the format ${manifestFormat}`, again);
-}
-
-function isManifest(m: Manifest): boolean {
-  const numbers = m.facts && [
-    m.facts.vocab,
-    m.facts.context,
-    m.facts.layers,
-    m.facts.kvHeads,
-    m.facts.headDim,
-  ];
-  const plain = (f: EmittedFile) =>
-    typeof f.path === "string" && !/(^|\/)\.\.(\/|$)|^\/|\\/.test(f.path) && Number.isSafeInteger(f.bytes);
-  return (
-    Boolean(numbers?.every((n) => Number.isSafeInteger(n) && n > 0)) &&
-    Array.isArray(m.files) &&
-    m.files.every(plain) &&
-    typeof m.activations === "object" &&
-    typeof m.generation === "object" &&
-    Array.isArray(m.generation.eos)
-  );
-}
-
-async function checkSize(dir: string, file: EmittedFile): Promise<void> {
-  const path = join(dir, file.path);
-  const found = await stat(path).catch(() => undefined);
-  if (found?.size === file.bytes) return;
-  const what = found ? `has ${found.size} bytes, but the manifest says ${file.bytes}` : "is missing";
-  throw new UserError("input", `${path}: ${what}`, "copy the artifact again, or compile it again");
 }

@@ -1,5 +1,5 @@
-import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
+import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { type Backend, type EmittedFile, legalize } from "../backends/backend.ts";
 import { writeFileHashed } from "../backends/files.ts";
 import { onnx, type WeightStorage } from "../backends/onnx/index.ts";
@@ -7,9 +7,11 @@ import { byteLength } from "../backends/stream/index.ts";
 import { UserError } from "../ir/error.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
-import { type Manifest, manifestFile, manifestFormat, readManifest } from "./artifact.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
+import { readJson } from "./checkpoint/json.ts";
+import { type Manifest, manifestFile, manifestFormat } from "./manifest.ts";
 import { modelGraph } from "./model/load.ts";
+import { checkOut, makeFolder, partialPath, putInPlace } from "./output.ts";
 import { version } from "./version.ts";
 
 const backends = { onnx } as const;
@@ -62,11 +64,11 @@ export interface CompileReport {
 export async function compile(checkpointDir: string, options: CompileOptions): Promise<CompileReport> {
   const start = performance.now();
   const chosen = chooseBackends(options.targets, options);
-  await checkOut(options.out, options.force ?? false);
+  await checkOut(options.out, checkpointDir, options.force ?? false, Object.keys(backends));
   const checkpoint = await openCheckpoint(checkpointDir);
-  const partial = `${resolve(options.out)}.partial-${process.pid}`;
+  const partial = partialPath(options.out);
   try {
-    await mkdir(partial, { recursive: true });
+    await makeFolder(partial);
     const warnings: string[] = [];
     const job: Job = {
       checkpoint,
@@ -112,7 +114,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     done += bytes;
     options.progress?.(done, total, backend.name);
   };
-  await mkdir(dir, { recursive: true });
+  await mkdir(dir, { recursive: true }); // inside the folder just made
   progress(0);
   const { files, activations } = await backend.emit({
     graph: legal,
@@ -123,6 +125,8 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     warn,
   });
   const copied = await copyCompanions(checkpoint.dir, dir);
+  if (!copied.some((f) => f.path === "tokenizer.json"))
+    warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
   const dataFiles = files.filter((f) => f.path.includes("_data")).length;
   const config = await writeConfig(checkpoint, dir, dataFiles);
   const all = [...files, config, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
@@ -156,7 +160,8 @@ export function pipelineOf(
   { pipeline, insert = [] }: Pick<CompileOptions, "pipeline" | "insert">,
 ): readonly Pass[] {
   const base = pipeline ?? backend.passes;
-  const at = base.findLastIndex((p) => p.name.startsWith("fuse-")) + 1;
+  const storage = base.findIndex((p) => p.name === "insert-kv-cache");
+  const at = storage >= 0 ? storage : base.findLastIndex((p) => p.name.startsWith("fuse-")) + 1;
   return [...base.slice(0, at), ...insert, ...base.slice(at)];
 }
 
@@ -175,52 +180,26 @@ export function chooseBackends(
   });
 }
 
-/** Only what gemmac wrote, or an empty folder, may be replaced. */
-async function checkOut(out: string, force: boolean): Promise<void> {
-  const found = await stat(out).catch(() => undefined);
-  if (!found) return;
-  if (!force)
-    throw new UserError(
-      "usage",
-      `${out} exists already`,
-      "choose another --out, or pass --force to replace it",
-    );
-  const entries = found.isDirectory() ? await readdir(out) : [basename(out)];
-  const ours =
-    (await readManifest(out)) ??
-    (await Promise.all(entries.map((e) => readManifest(join(out, e))))).find(Boolean);
-  if (entries.length > 0 && !ours)
-    throw new UserError(
-      "usage",
-      `${out} is no artifact of gemmac, so --force does not replace it`,
-      "choose another --out, or remove it yourself",
-    );
-}
-
-async function putInPlace(partial: string, out: string): Promise<void> {
-  const old = `${partial}-old`;
-  const replaced = await rename(out, old).then(
-    () => true,
-    () => false,
-  );
-  await mkdir(dirname(out), { recursive: true });
-  await rename(partial, out);
-  if (replaced) await rm(old, { recursive: true, force: true });
-}
-
 const companions =
   /^(tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|generation_config\.json|chat_template\.jinja)$/;
 const licenceFile = /^(licen[cs]e|notice|use_policy)([._-].*)?$/i;
 
 /** The tokenizer and licence files travel with the weights, unchanged. */
 async function copyCompanions(from: string, to: string): Promise<EmittedFile[]> {
-  const names = (await readdir(from)).filter((f) => companions.test(f) || licenceFile.test(f)).sort();
-  return Promise.all(names.map(async (name) => writeFileHashed(to, name, await readFile(join(from, name)))));
+  const entries = await readdir(from);
+  const names = entries.filter((f) => companions.test(f) || licenceFile.test(f)).sort();
+  const copied: EmittedFile[] = [];
+  for (const name of names) {
+    const path = join(from, name);
+    // A folder or a pipe may have such a name too; reading a pipe would wait for ever.
+    if ((await stat(path)).isFile()) copied.push(await writeFileHashed(to, name, await readFile(path)));
+  }
+  return copied;
 }
 
 /** config.json as Hugging Face clients read it: what the checkpoint says, defaults spelled out, and how to load it. */
 async function writeConfig(checkpoint: Checkpoint, dir: string, dataFiles: number): Promise<EmittedFile> {
-  const original: object = JSON.parse(await readFile(join(checkpoint.dir, "config.json"), "utf8"));
+  const original = await readJson(join(checkpoint.dir, "config.json"));
   const defaulted = checkpoint.keys.filter((k) => k.source === "defaulted").map((k) => [k.key, k.value]);
   const config = {
     ...original,

@@ -1,7 +1,8 @@
 import { UserError } from "../ir/error.ts";
-import { type Manifest, manifestFile, openModel, openOnReference, readManifest } from "./artifact.ts";
+import { openModel, openOnReference } from "./artifact.ts";
 import { openCheckpoint } from "./checkpoint/checkpoint.ts";
 import { argmax, topIndices } from "./generate.ts";
+import { type Manifest, manifestFile, readManifest } from "./manifest.ts";
 import { loadTokenizer } from "./tokenizer/tokenizer.ts";
 
 export interface VerifyOptions {

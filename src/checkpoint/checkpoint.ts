@@ -142,10 +142,15 @@ async function list(dir: string): Promise<Set<string>> {
   } catch (error) {
     const code = codeOf(error);
     if (code === "ENOTDIR") throw notFolder(dir);
-    const next = /^[\w.-]+\/[\w.-]+$/.test(dir)
-      ? `if it is a model on the Hub, first run \`hf download ${dir} --local-dir DIR\``
-      : "pass the folder that holds config.json";
-    throw inputError(dir, code === "ENOENT" ? "there is no such folder" : `cannot be read (${code})`, next);
+    const next =
+      /^[\w-][\w.-]*\/[\w.-]+$/.test(dir) && !/\.(safetensors|json|bin|gguf)$/.test(dir)
+        ? `if it is a model on the Hub, first run \`hf download ${dir} --local-dir DIR\``
+        : "pass the folder that holds config.json";
+    throw inputError(
+      dir || "the path given",
+      code === "ENOENT" ? "there is no such folder" : `cannot be read (${code})`,
+      next,
+    );
   }
 }
 
@@ -174,7 +179,14 @@ function noConfig(dir: string, present: Set<string>): UserError {
 
 function noWeights(dir: string, present: Set<string>): UserError {
   const names = [...present];
-  const next = names.some(isTorch) ? needTorch : names.some(isGguf) ? needGguf : download;
+  const compiled = "this is an artifact of gemmac; pass the checkpoint it was made from";
+  const next = names.some(isTorch)
+    ? needTorch
+    : names.some(isGguf)
+      ? needGguf
+      : names.includes("manifest.json")
+        ? compiled
+        : download;
   return inputError(dir, `has neither ${single} nor ${indexFile}`, next);
 }
 

@@ -2,11 +2,11 @@
 import { Command } from "commander";
 import { version } from "../version.ts";
 import { addCompile } from "./commands/compile.ts";
-import { exitCodeHelp, exitCodes, isBrokenPipe, report } from "./errors.ts";
 import { addInspect } from "./commands/inspect.ts";
 import { addLogits, addVerify } from "./commands/numbers.ts";
 import { addOps } from "./commands/ops.ts";
 import { addRun } from "./commands/run.ts";
+import { exitCodeHelp, exitCodes, isBrokenPipe, report } from "./errors.ts";
 
 /** The whole command line. Commander throws instead of exiting, and leaves errors to `report`. */
 function build(): Command {

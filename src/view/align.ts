@@ -93,9 +93,7 @@ function matched(last: Listing, graph: Graph, values: readonly Value[]): Map<Val
   for (const [origin, v] of named) if (v) match(v, named0.get(origin));
   for (const [name, v] of Object.entries(graph.outputs)) match(v, last.graph.outputs[name]);
 
-  const meanings = new Map(
-    last.values.map((v, i) => [meaning(v, last.rows[i]?.operands ?? []), v] as const),
-  );
+  const meanings = new Map(last.values.map((v, i) => [meaning(v, last.rows[i]?.operands ?? []), v] as const));
   const forward = (): number => {
     let found = 0;
     for (const v of values) {
@@ -192,7 +190,8 @@ export function structures(listing: Listing): Map<string, string> {
 }
 
 /** The outermost numbered part of a scope: `model/layers.3` of `model/layers.3/mlp`. */
-export const layerOf = (scope: string): string | undefined => /^(?:[^/]+\/)*?[^/]+\.\d+(?=\/|$)/.exec(scope)?.[0];
+export const layerOf = (scope: string): string | undefined =>
+  /^(?:[^/]+\/)*?[^/]+\.\d+(?=\/|$)/.exec(scope)?.[0];
 
 /** A dotted or slashed name without the scope it stands in. */
 export function relative(name: string, scope: string): string {

@@ -6,24 +6,26 @@ import * as math from "../../ir/ops/math.ts";
 import * as shape from "../../ir/ops/shape.ts";
 import { dtypes, type TensorType } from "../../ir/type.ts";
 import type { Pass } from "../../passes/pass.ts";
-import { runPasses } from "../../passes/pipeline.ts";
+import { printPipeline, runPasses } from "../../passes/pipeline.ts";
 import { Aligner, isLeaf, type Listing, spell, structures } from "./align.ts";
 
 /** A graph, and how it came to be. */
 export interface Step {
   readonly name: string;
   readonly doc: string;
+  /** Of the pass, those that are not the default. */
+  readonly options?: string;
   /** How long the pass took, where one ran. */
   readonly seconds?: number;
   readonly graph: Graph;
 }
 
-/** The graph as it was given, and after each pass. */
-export function stepsOf(given: Graph, pipeline: readonly Pass[], source: string): Step[] {
-  const steps: Step[] = [{ name: "model", doc: `The graph before any pass: ${source}.`, graph: given }];
-  const { records } = runPasses(given, pipeline, ({ name, doc, options }, graph) => {
-    const chosen = Object.entries(options).map(([k, x]) => `${k}=${x}`);
-    steps.push({ name, doc: [doc, ...(chosen.length ? [`(${chosen.join(", ")})`] : [])].join(" "), graph });
+/** The graph as it was given, with a word on what that is, and after each pass. */
+export function stepsOf(given: Graph, doc: string, pipeline: readonly Pass[]): Step[] {
+  const steps: Step[] = [{ name: "model", doc, graph: given }];
+  const { records } = runPasses(given, pipeline, (pass, graph) => {
+    const options = /\{(.*)\}/.exec(printPipeline([pass]))?.[1]?.replaceAll(",", ", ") ?? "";
+    steps.push({ name: pass.name, doc: pass.doc, options, graph });
   });
   return steps.map((step, i) => ({ ...step, ...(i > 0 && { seconds: records[i - 1]?.seconds ?? 0 }) }));
 }
@@ -36,7 +38,6 @@ export type OpKind = "leaf" | "math" | "shape" | "contract" | "composite" | "oth
  */
 export interface ViewData {
   readonly title: string;
-  readonly source: string;
   readonly ops: readonly (readonly [name: string, kind: OpKind, doc: string, inputs: readonly string[]])[];
   /** A type, and its bytes: a factor for each product of symbolic sizes, under "" what is fixed. */
   readonly types: readonly (readonly [text: string, bytes: Readonly<Record<string, number>>])[];
@@ -58,6 +59,7 @@ export type ViewRow = readonly [
 export interface Stage {
   readonly name: string;
   readonly doc: string;
+  readonly options: string;
   readonly ms: number | null;
   /** Operands before users. */
   readonly rows: readonly number[];
@@ -73,7 +75,7 @@ export interface Stage {
 }
 
 /** All that the page needs to know. The same steps give the same data. */
-export function viewData(title: string, source: string, steps: readonly Step[]): ViewData {
+export function viewData(title: string, steps: readonly Step[]): ViewData {
   const [ops, types, attrs, scopes] = [new Table(), new Table(), new Table(), new Table()];
   const opDefs: OpDef[] = [];
   const tensorTypes: TensorType[] = [];
@@ -94,7 +96,6 @@ export function viewData(title: string, source: string, steps: readonly Step[]):
   });
   return {
     title,
-    source,
     ops: opDefs.map((op) => [op.name, kindOf(op), op.doc, op.inputs]),
     types: tensorTypes.map((t) => [String(t), bytesOf(t)]),
     attrs: attrs.texts,
@@ -104,7 +105,7 @@ export function viewData(title: string, source: string, steps: readonly Step[]):
   };
 }
 
-function stageOf({ name, doc, seconds, graph }: Step, listing: Listing, scopes: Table): Stage {
+function stageOf({ name, doc, options = "", seconds, graph }: Step, listing: Listing, scopes: Table): Stage {
   const place = (v: Value) => listing.placeOf.get(v) as number;
   const inputs = graph.inputs.filter((v) => listing.placeOf.has(v));
   const first = new Map<string, number>();
@@ -119,6 +120,7 @@ function stageOf({ name, doc, seconds, graph }: Step, listing: Listing, scopes: 
   return {
     name,
     doc,
+    options,
     ms: seconds === undefined ? null : Math.round(seconds * 1e4) / 10,
     rows: listing.rows.map((row) => row.id),
     where: listing.values.map((v, i) => {

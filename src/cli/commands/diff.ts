@@ -46,7 +46,11 @@ async function action(model: string, { pass, target, context, layer, json }: Fla
   const { before, after, earlier } = around(graph, asked, backend?.passes ?? []);
   const found = diffGraphs(before, after, { context, ...(layer !== undefined && { layer }) });
   if (layer !== undefined && found.sections.length === 0 && !hasLayer(before, layer))
-    throw new UserError("usage", `the graph has no layer ${layer}`, "choose one that it has, or leave --layer out");
+    throw new UserError(
+      "usage",
+      `the graph has no layer ${layer}`,
+      "choose one that it has, or leave --layer out",
+    );
   const facts = {
     pass: printPipeline(asked),
     doc: asked.map((p) => p.doc).join(" "),
@@ -84,7 +88,13 @@ function printDiff(
   if (after.length > 0) for (const line of wrap(`after ${after.join(", ")}`, 78)) print(`  ${line}`);
   for (const { layer, alsoIn, blocks } of sections) {
     if (layer !== undefined && alsoIn.length > 0) {
-      const [others, kind] = [ranges(alsoIn), layer.split("/").at(-1)?.replace(/\.\d+$/, "")];
+      const [others, kind] = [
+        ranges(alsoIn),
+        layer
+          .split("/")
+          .at(-1)
+          ?.replace(/\.\d+$/, ""),
+      ];
       print(`\n${heading(plain(layer))}  the same in ${plain(kind ?? "")} ${others}`);
     }
     for (const { scope, lines } of blocks) {

@@ -1,4 +1,4 @@
-import { rm, rename, stat, writeFile } from "node:fs/promises";
+import { rename, rm, stat, writeFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { UserError } from "../../../ir/error.ts";
 import { parsePipeline } from "../../../passes/pipeline.ts";
@@ -8,6 +8,12 @@ import { pageOf } from "../../view/page.ts";
 import { readGraph } from "../../view/source.ts";
 import { checkWritable, naming } from "../errors.ts";
 import { plural, print, printJson, size } from "../terminal.ts";
+
+const docs = {
+  checkpoint: "The graph of the checkpoint before any pass.",
+  preset: "The graph of the preset before any pass.",
+  ir: "The graph that the file holds.",
+} as const;
 
 type Flags = { out: string; target?: string; passes?: string; force?: boolean; json?: boolean };
 
@@ -47,8 +53,8 @@ async function action(model: string, { out, target, passes, force = false, json 
   const { kind, graph } = await readGraph(model);
   const [backend] = target === undefined && kind === "ir" ? [] : chooseBackends([target ?? "onnx"]);
   const title = model.split(/[/\\]/).filter(Boolean).at(-1) ?? model;
-  const steps = stepsOf(graph, asked ?? backend?.passes ?? [], { checkpoint: "of the checkpoint", preset: "of the preset", ir: "as the file holds it" }[kind]);
-  const html = pageOf(viewData(title, kind, steps));
+  const steps = stepsOf(graph, docs[kind], asked ?? backend?.passes ?? []);
+  const html = pageOf(viewData(title, steps));
   const partial = `${out}.partial-${process.pid}`;
   try {
     await naming(out, writeFile(partial, html));
@@ -66,5 +72,9 @@ async function checkFree(out: string, force: boolean): Promise<void> {
   const found = await stat(out).catch(() => undefined);
   if (found?.isDirectory()) throw new UserError("usage", `${out} is a folder`, "give a file as --out");
   if (found && !force)
-    throw new UserError("usage", `${out} exists already`, "choose another --out, or pass --force to replace it");
+    throw new UserError(
+      "usage",
+      `${out} exists already`,
+      "choose another --out, or pass --force to replace it",
+    );
 }
