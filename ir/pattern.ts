@@ -9,9 +9,12 @@ export class Pattern<C> {
   readonly match: (v: Value, m: Bindings) => boolean;
   /** Loose patterns skip no-ops; raise() uses them, because it rebuilds and compares afterwards. */
   readonly loose: boolean;
-  constructor(match: (v: Value, m: Bindings) => boolean, loose = false) {
+  /** The name under which a number is captured, where the pattern stands for one. */
+  readonly hole: string | undefined;
+  constructor(match: (v: Value, m: Bindings) => boolean, loose = false, hole?: string) {
     this.match = match;
     this.loose = loose;
+    this.hole = hole;
   }
   get dtype(): DType {
     return ANY as never;
@@ -35,9 +38,9 @@ function bind(m: Bindings, key: string, v: Value | number): boolean {
 export const any = <N extends string>(name: N, loose = false): Pattern<{ [K in N]: Value }> =>
   new Pattern((v, m) => bind(m, name, v), loose);
 
-/** Any constant; captures its number. */
+/** Any constant, or any number in the place of an attribute; captures it. */
 export const scalar = <N extends string>(name: N): Pattern<{ [K in N]: number }> =>
-  new Pattern((v, m) => v.op.name === "constant" && bind(m, name, v.attrs.value as number));
+  new Pattern((v, m) => v.op.name === "constant" && bind(m, name, v.attrs.value as number), false, name);
 
 /** Exactly this number. */
 export const literal = (n: number): Pattern<{}> =>
@@ -55,9 +58,14 @@ export function node(
   return new Pattern((v, m) => {
     if (loose && op.noop && v.op !== op) return operands[0]?.match(v, m) ?? false;
     if (v.op !== op || v.inputs.length !== operands.length) return false;
-    if (wanted.some(([k, want]) => String(want) !== String(v.attrs[k]))) return false;
+    const captured: Bindings = { ...m };
+    const fits = ([k, want]: [string, unknown]) =>
+      want instanceof Pattern && want.hole !== undefined
+        ? bind(captured, want.hole, v.attrs[k] as number)
+        : String(want) === String(v.attrs[k]);
+    if (!wanted.every(fits)) return false;
     return orders.some((patterns) => {
-      const trial = { ...m };
+      const trial = { ...captured };
       const fits = patterns.every((p, i) => p.match(v.inputs[i] as Value, trial));
       if (fits) Object.assign(m, trial);
       return fits;

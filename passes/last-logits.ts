@@ -4,8 +4,7 @@ import { linear, quant_linear, residual_rms_norm, rms_norm, slice } from "../ir/
 import { pass } from "./pass.ts";
 
 export const lastLogits = pass("last-logits", {
-  doc: "Scores for the last token only: the head and the final norm run on one row instead of T. logits becomes [B,1,vocab].",
-  law: "free",
+  doc: "Scores for the last token only, [B,1,vocab]: the head and the final norm run on one row instead of T. That row stays as it was.",
   run(g) {
     const logits = g.outputs.logits;
     if (!logits) return g;

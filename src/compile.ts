@@ -1,17 +1,23 @@
 import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { type Backend, type EmittedFile, legalize } from "../backends/backend.ts";
+import { type Backend, type EmittedFile, legalize, type ModelFacts } from "../backends/backend.ts";
 import { writeFileHashed } from "../backends/files.ts";
 import { onnx, type WeightStorage } from "../backends/onnx/index.ts";
 import { byteLength } from "../backends/stream/index.ts";
 import { UserError } from "../ir/error.ts";
+import type { Graph, Value } from "../ir/graph.ts";
+import { primitives } from "../ir/ops/index.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
 import { readJson } from "./checkpoint/json.ts";
+import { checkStored, type Extra, openExtra, overlay } from "./checkpoint/overlay.ts";
 import { type Manifest, manifestFile, manifestFormat } from "./manifest.ts";
 import { modelGraph } from "./model/load.ts";
 import { checkOut, makeFolder, partialPath, putInPlace } from "./output.ts";
+import { checkLaws } from "./plugin/laws.ts";
+import { type Proof, type ProofRequest, prove } from "./proof.ts";
+import { defaultIds } from "./verify.ts";
 import { version } from "./version.ts";
 
 const backends = { onnx } as const;
@@ -35,6 +41,10 @@ export interface CompileOptions {
   readonly pipeline?: readonly Pass[];
   /** Passes to run after the target's fusions, before anything that is about storage. */
   readonly insert?: readonly Pass[];
+  /** Files or folders of weights beside the checkpoint's, such as an adapter's, for passes to use. */
+  readonly extraWeights?: readonly string[];
+  /** Whether to run the artifact against the checkpoint at the end; true when left out. */
+  readonly verify?: boolean;
   /** Told of the graph after each pass. */
   readonly observe?: Observer;
   readonly progress?: (doneBytes: number, totalBytes: number, target: string) => void;
@@ -48,6 +58,8 @@ export interface TargetReport {
   readonly bytes: number;
   readonly files: readonly EmittedFile[];
   readonly passes: readonly PassRecord[];
+  /** How the artifact compares with the checkpoint; absent when it was not verified. */
+  readonly proof?: Proof;
 }
 
 export interface CompileReport {
@@ -67,11 +79,14 @@ export async function compile(checkpointDir: string, options: CompileOptions): P
   await checkOut(options.out, checkpointDir, options.force ?? false, Object.keys(backends));
   const checkpoint = await openCheckpoint(checkpointDir);
   const partial = partialPath(options.out);
+  const extras: Extra[] = [];
   try {
+    for (const path of options.extraWeights ?? []) extras.push(await openExtra(path));
     await makeFolder(partial);
     const warnings: string[] = [];
     const job: Job = {
       checkpoint,
+      extras,
       options,
       warn(message) {
         if (warnings.includes(message)) return;
@@ -90,23 +105,30 @@ export async function compile(checkpointDir: string, options: CompileOptions): P
     return { out: options.out, seconds: (performance.now() - start) / 1000, targets: reports, warnings };
   } finally {
     await rm(partial, { recursive: true, force: true });
-    await checkpoint.close();
+    await Promise.all([checkpoint, ...extras.map((extra) => extra.weights)].map((opened) => opened.close()));
   }
 }
 
 interface Job {
   readonly checkpoint: Checkpoint;
+  readonly extras: readonly Extra[];
   readonly options: CompileOptions;
   readonly warn: (message: string) => void;
 }
 
 async function compileTarget(job: Job, backend: Backend, dir: string): Promise<TargetReport> {
   const { checkpoint, options, warn } = job;
-  const { graph, facts, warnings } = modelGraph(checkpoint);
+  const { graph, facts: source, warnings } = modelGraph(checkpoint);
   for (const w of warnings) warn(w);
+  const weights = job.extras.reduce((all, extra) => overlay(all, extra.weights), checkpoint.weights);
   const pipeline = pipelineOf(backend, options);
   const { graph: optimized, records } = runPasses(graph, pipeline, options.observe);
+  checkLaws(checkpoint, pipeline, backend.passes, warn);
   const legal = legalize(optimized, backend);
+  checkOps(legal, backend);
+  checkStored(legal, weights);
+  warnUnread(legal, job);
+  const facts = factsOf(legal, source);
   const total = legal.weights().reduce((sum, w) => sum + byteLength(w), 0);
   let done = 0;
   const progress = (bytes: number) => {
@@ -118,7 +140,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   progress(0);
   const { files, activations } = await backend.emit({
     graph: legal,
-    weights: checkpoint.weights,
+    weights,
     facts,
     dir,
     progress,
@@ -128,7 +150,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   if (!copied.some((f) => f.path === "tokenizer.json"))
     warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
   const dataFiles = files.filter((f) => f.path.includes("_data")).length;
-  const config = await writeConfig(checkpoint, dir, dataFiles);
+  const config = await writeConfig(checkpoint, facts, dir, dataFiles);
   const all = [...files, config, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
   const manifest: Manifest = {
     format: manifestFormat,
@@ -140,7 +162,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     generation: checkpoint.generation,
     facts,
     passes: printPipeline(pipeline),
-    source: await describeSource(checkpoint),
+    source: await describeSource(job),
     licence: {
       files: copied.map((f) => f.path).filter((p) => licenceFile.test(p)),
       notice:
@@ -151,7 +173,69 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   };
   const written = await writeFileHashed(dir, manifestFile, `${JSON.stringify(manifest, null, 1)}\n`);
   const bytes = [...all, written].reduce((sum, f) => sum + f.bytes, 0);
-  return { target: backend.name, dir, bytes, files: [...all, written], passes: records };
+  const laws = pipeline.map((p) => p.law);
+  const originals = { original: graph, originalFacts: source };
+  const proof = await proven(job, { dir, activations, ...originals, compiled: legal, laws, facts, weights });
+  return {
+    target: backend.name,
+    dir,
+    bytes,
+    files: [...all, written],
+    passes: records,
+    ...(proof && { proof }),
+  };
+}
+
+/** Tokens that an artifact is proven on. */
+const proofTokens = 6;
+
+/** The artifact's proof; undefined when none is asked for, or there is no runtime. Throws UserError on a breach. */
+async function proven(
+  { checkpoint, options, warn }: Job,
+  made: Omit<ProofRequest, "ids">,
+): Promise<Proof | undefined> {
+  if (options.verify === false) return undefined;
+  const ids = (await defaultIds(made.facts.vocab, made.facts.context, checkpoint.dir)).slice(0, proofTokens);
+  try {
+    const proof = await prove({ ...made, ids });
+    if (proof.ok) return proof;
+    const { origin, share, allowed } = proof.worst;
+    throw new UserError(
+      "verify",
+      `the artifact differs from the checkpoint: ${origin} is off by ${share.toExponential(1)} of its largest value, where ${allowed.toExponential(1)} is allowed`,
+      "mend the pass that did it (gemmac diff shows what each changed), or pass --no-verify to keep the artifact",
+    );
+  } catch (e) {
+    if (!(e instanceof UserError) || e.trouble !== "environment") throw e;
+    warn(`the artifact is not verified: ${e.message}`);
+    return undefined;
+  }
+}
+
+/** What the artifact's readers must know, as passes left it: one may have dropped layers. */
+function factsOf(g: Graph, source: ModelFacts): ModelFacts {
+  const keys = Object.keys(g.outputs).filter((name) => /^present\.\d+\.key$/.test(name));
+  return keys.length > 0 ? { ...source, layers: keys.length } : source;
+}
+
+/** An op that a pass brings must be short for others, or be in the backend's table. */
+function checkOps(g: Graph, backend: Backend): void {
+  const known = (v: Value) => v.op.composite || Object.hasOwn(primitives, v.op.name);
+  const stranger = g.values().find((v) => !known(v));
+  if (stranger)
+    throw new UserError(
+      "input",
+      `${backend.name} does not know the op ${stranger.op.name}`,
+      "declare it as a composite, short for ops that there are",
+    );
+}
+
+/** Tells of weights given beside the checkpoint's that no pass asked for. */
+function warnUnread(g: Graph, { extras, warn }: Job): void {
+  const read = new Set(g.stored().map((v) => String(v.attrs.name)));
+  const unread = extras.flatMap(({ weights }) => [...weights.names()]).filter((name) => !read.has(name));
+  if (unread.length > 0)
+    warn(`no pass uses ${unread.length} of the weights beside the checkpoint, such as ${unread[0]}`);
 }
 
 /** The passes that compiling for `backend` runs. */
@@ -198,20 +282,27 @@ async function copyCompanions(from: string, to: string): Promise<EmittedFile[]> 
 }
 
 /** config.json as Hugging Face clients read it: what the checkpoint says, defaults spelled out, and how to load it. */
-async function writeConfig(checkpoint: Checkpoint, dir: string, dataFiles: number): Promise<EmittedFile> {
+async function writeConfig(
+  checkpoint: Checkpoint,
+  facts: ModelFacts,
+  dir: string,
+  dataFiles: number,
+): Promise<EmittedFile> {
   const original = await readJson(join(checkpoint.dir, "config.json"));
   const defaulted = checkpoint.keys.filter((k) => k.source === "defaulted").map((k) => [k.key, k.value]);
   const config = {
     ...original,
     ...Object.fromEntries(defaulted),
+    num_hidden_layers: facts.layers,
     "transformers.js_config": { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } },
   };
   return writeFileHashed(dir, "config.json", `${JSON.stringify(config, null, 2)}\n`);
 }
 
-async function describeSource({ dir, files }: Checkpoint): Promise<Manifest["source"]> {
+async function describeSource({ checkpoint, extras }: Job): Promise<Manifest["source"]> {
+  const { dir, files } = checkpoint;
   const sizes = files.map(async (path) => ({ path, bytes: (await stat(join(dir, path))).size }));
   // The Hub's cache keeps a checkpoint under its revision.
   const revision = /[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$/.exec(resolve(dir))?.[1] ?? null;
-  return { revision, files: await Promise.all(sizes) };
+  return { revision, files: [...(await Promise.all(sizes)), ...extras.flatMap((extra) => extra.files)] };
 }

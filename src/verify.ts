@@ -1,7 +1,7 @@
 import { UserError } from "../ir/error.ts";
 import { openModel, openOnReference } from "./artifact.ts";
 import { openCheckpoint } from "./checkpoint/checkpoint.ts";
-import { argmax, topIndices } from "./generate.ts";
+import { compare, difference } from "./compare.ts";
 import { type Manifest, manifestFile, readManifest } from "./manifest.ts";
 import { loadTokenizer } from "./tokenizer/tokenizer.ts";
 
@@ -123,7 +123,7 @@ async function choose(
 }
 
 /** The built-in text, or ids spread over the vocabulary when the checkpoint has no tokenizer of its own. */
-async function defaultIds(vocab: number, context: number, checkpoint: string): Promise<number[]> {
+export async function defaultIds(vocab: number, context: number, checkpoint: string): Promise<number[]> {
   const length = Math.min(24, context);
   const spread = Array.from({ length }, (_, i) => (2 + i * 7919) % vocab);
   const encoded = await loadTokenizer(checkpoint).then(
@@ -176,13 +176,13 @@ class Tally {
 
   #row(want: Float32Array, got: Float32Array): void {
     const { max, sum } = difference(want, got);
+    const { kl, top1, top5 } = compare(want, got);
     this.#tokens++;
     this.#max = Math.max(this.#max, max);
     this.#sum += sum;
-    this.#kl += divergence(want, got);
-    this.#top1 += argmax(want) === argmax(got) ? 1 : 0;
-    const best = new Set(topIndices(want, 5));
-    this.#top5 += topIndices(got, 5).filter((i) => best.has(i)).length / best.size;
+    this.#kl += kl;
+    this.#top1 += top1;
+    this.#top5 += top5;
   }
 
   report(): VerifyReport {
@@ -199,32 +199,4 @@ class Tally {
       ...(this.#first && { firstDivergence: this.#first }),
     };
   }
-}
-
-/** NaN on one side only counts as infinitely far. */
-function difference(want: Float32Array, got: Float32Array): { max: number; sum: number } {
-  let [max, sum] = [0, 0];
-  for (let i = 0; i < want.length; i++) {
-    const [a, b] = [want[i] as number, got[i] as number];
-    const d = Object.is(a, b) || a === b ? 0 : Math.abs(a - b);
-    max = Number.isNaN(d) ? Number.POSITIVE_INFINITY : Math.max(max, d);
-    sum += d;
-  }
-  return { max, sum };
-}
-
-/** KL(softmax(want) ‖ softmax(got)), in nats. */
-function divergence(want: Float32Array, got: Float32Array): number {
-  const [za, zb] = [logSumExp(want), logSumExp(got)];
-  let kl = 0;
-  for (let i = 0; i < want.length; i++) {
-    const la = (want[i] as number) - za;
-    kl += Math.exp(la) * (la - ((got[i] as number) - zb));
-  }
-  return Math.max(0, kl);
-}
-
-function logSumExp(x: Float32Array): number {
-  const top = x[argmax(x)] as number;
-  return top + Math.log(x.reduce((sum, v) => sum + Math.exp(v - top), 0));
 }

@@ -38,7 +38,8 @@ describe("golden", () => {
   });
 
   test.each([...passes.keys()])("%s has a golden test and a near miss", (name) => {
-    const about = texts(golden).filter(({ text }) => header(text, "passes")?.split(", ").includes(name));
+    const runs = new RegExp(`(^|[ ,])${name}($|[ ,{])`);
+    const about = texts(golden).filter(({ text }) => runs.test(header(text, "passes") ?? ""));
     const missed = about.filter(({ text }) => header(text, "near miss"));
     expect(missed).not.toEqual([]);
     expect(missed.length).toBeLessThan(about.length);

@@ -1,5 +1,6 @@
 import type { onnx } from "onnx-proto";
 import type { Graph, Value } from "../../ir/graph.ts";
+import { constant } from "../../ir/ops/index.ts";
 import type { Emit, EmitRequest, Emitted, EmittedFile, Emitters } from "../backend.ts";
 import { HashedFile, writeFileHashed } from "../files.ts";
 import { byteLength, WeightStream } from "../stream/index.ts";
@@ -108,7 +109,9 @@ function translate(graph: Graph, b: Builder, emitters: Emitters<Builder>): onnx.
     if (b.isKnown(v)) continue;
     const emitValue = table[v.op.name];
     if (!emitValue) throw new Error(`no emitter for ${v.op.name}; legalize first`);
-    b.names.set(v, emitValue(b, v));
+    // Numbers are often part of what their user says otherwise: written when something reads them.
+    if (v.op === constant) b.defer(v, () => emitValue(b, v));
+    else b.names.set(v, emitValue(b, v));
   }
   // An output that no node yields under its own name: an input handed through, or a second name for one value.
   for (const [name, v] of Object.entries(graph.outputs)) if (b.name(v) !== name) b.copy(v, name);

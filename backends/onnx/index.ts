@@ -1,12 +1,13 @@
 import type { Pass } from "../../passes/pass.ts";
 import { parsePipeline } from "../../passes/pipeline.ts";
 import type { Backend } from "../backend.ts";
-import { contrib } from "./contrib.ts";
 import { emit, type Profile } from "./emit.ts";
 import { emitters } from "./emitters.ts";
-import { fuseGqa } from "./gqa.ts";
+import { contrib } from "./ort/emitters.ts";
+import { fuseGqa } from "./ort/gqa.ts";
 
-export { openSession } from "./session.ts";
+export { type Named, Parts } from "./part.ts";
+export { int64Row, openSession } from "./session.ts";
 
 /** How weights lie in the files: as 32-bit floats, or as the checkpoint stores them, to be widened at load. */
 export type WeightStorage = "f32" | "stored";

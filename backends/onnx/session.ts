@@ -8,9 +8,10 @@ import { modelFile } from "./emit.ts";
 import { decodeModel, encodeProto, untyped } from "./proto.ts";
 
 type Ort = typeof ort;
+export type Tensor = ort.Tensor;
 
 /** onnxruntime-node, an optional peer. Throws UserError when it is not installed. */
-async function loadRuntime(): Promise<Ort> {
+export async function loadRuntime(): Promise<Ort> {
   try {
     return await import("onnxruntime-node");
   } catch (cause) {
@@ -31,18 +32,12 @@ export interface OpenOptions {
 
 /** Opens the artifact in `dir`. Throws UserError when the runtime is missing or refuses the file. */
 export async function openSession(dir: string, { facts, watch = {} }: OpenOptions): Promise<Session> {
-  const { InferenceSession, Tensor } = await loadRuntime();
+  const { Tensor } = await loadRuntime();
   const path = join(dir, modelFile);
-  const options = { logSeverityLevel: 3, intraOpNumThreads: 0 } as const;
   let session: ort.InferenceSession;
   try {
     const tensors = Object.values(watch);
-    session = tensors.length
-      ? await InferenceSession.create(await withOutputs(path, tensors), {
-          ...options,
-          extra: { session: { model_external_initializers_file_folder_path: dirname(path) } },
-        })
-      : await InferenceSession.create(path, options);
+    session = await createSession(tensors.length ? await withOutputs(path, tensors) : path, dirname(path));
   } catch (cause) {
     const why = cause instanceof Error ? cause.message.replace(/\s+/g, " ") : String(cause);
     throw new UserError(
@@ -119,6 +114,23 @@ function concatenated(parts: readonly (Float32Array | undefined)[]): Float32Arra
     at += p?.length ?? 0;
   }
   return out;
+}
+
+/** A session over a graph file, or over a graph in memory whose data files lie in `folder`. */
+export async function createSession(
+  graph: string | Uint8Array,
+  folder: string,
+): Promise<ort.InferenceSession> {
+  const { InferenceSession } = await loadRuntime();
+  if (typeof graph === "string") return InferenceSession.create(graph, { logSeverityLevel: 3 });
+  const extra = { session: { model_external_initializers_file_folder_path: folder } };
+  return InferenceSession.create(graph, { logSeverityLevel: 3, extra });
+}
+
+/** Whole numbers for one text, as the runtime takes them. */
+export async function int64Row(values: readonly number[]): Promise<Tensor> {
+  const { Tensor } = await loadRuntime();
+  return new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
 }
 
 /** The graph file with inner values declared as outputs too. It is opened from memory, its data from where it lies. */

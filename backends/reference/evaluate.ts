@@ -62,22 +62,23 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   const concrete = (t: TensorType) => t.shape.map((d) => size(d, env.sizes));
 
   const runtime = new Set(g.inputs);
+  /** What stands behind a param that the setup makes. */
+  const recipe = (v: Value): Value => (v.op === param ? (g.setup[String(v.attrs.name)] ?? v) : v);
   /** Rows of a matrix that is stored, or decoded from what a setup quantizes; undefined for anything else. */
   const rowsOf = (v: Value): Rows | undefined => {
-    const source = v.op === cast && v.dtype === "f32" ? (v.inputs[0] as Value) : v;
-    const made = source.op === param ? g.setup[String(source.attrs.name)] : undefined;
-    if (made) return rowsOf(made);
+    const made = recipe(v);
+    const source = made.op === cast && made.dtype === "f32" ? (made.inputs[0] as Value) : made;
     if (source.op === param && source.type.rank === 2 && !runtime.has(source)) {
       const n = source.fixed(1);
       return (from, to) => read(source, from * n, (to - from) * n);
     }
     const codes = dequantize.of(source);
-    return codes && quantizedRows(source, codes.codes, codes.scale);
+    return codes && quantizedRows(source, recipe(codes.codes), recipe(codes.scale));
   };
   const quantizedRows = (v: Value, codes: Value, scale: Value): Rows | undefined => {
-    const recipe = quantize.of(codes);
-    const x = recipe && rowsOf(recipe.x);
-    if (!recipe || !x || recipe.scale !== scale) return undefined;
+    const coding = quantize.of(codes);
+    const x = coding && rowsOf(coding.x);
+    if (!coding || !x || recipe(coding.scale) !== scale) return undefined;
     const { to, around = "zero" } = scale.attrs as { to: "i8" | "i4"; around?: "zero" | "middle" };
     const [columns, block] = [v.fixed(1), v.fixed(1) / scale.fixed(1)];
     const found = block_scale_search.of(scale);

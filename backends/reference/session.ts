@@ -12,13 +12,17 @@ export interface ReferenceOptions {
   readonly watch?: readonly string[];
 }
 
-/** Runs a model's graph as it is defined, on the weights of its checkpoint. Slow, and the yardstick of all targets. */
+/**
+ * Runs a model's graph as it is defined, on the weights of its checkpoint: slow, and the yardstick of all targets.
+ * The graph may be fresh or have gone through passes already.
+ */
 export function openReference(
   graph: Graph,
   weights: Weights,
   { facts, watch = [] }: ReferenceOptions,
 ): Session {
-  const cached = insertKvCache().run(fuseLinear().run(graph));
+  const hasCache = graph.inputs.some((v) => v.attrs.name === "past_positions");
+  const cached = hasCache ? graph : insertKvCache().run(fuseLinear().run(graph));
   const wanted = new Set(watch);
   const watched = [...cached.origins].filter(([, origin]) => wanted.has(origin));
   const observed = cached.with({

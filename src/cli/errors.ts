@@ -2,6 +2,7 @@ import { access, constants } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CommanderError } from "commander";
 import { type Trouble, UserError } from "../../ir/error.ts";
+import { TypeScriptError } from "../plugin/typescript.ts";
 import { plain, printJson } from "./terminal.ts";
 
 type Outcome = Trouble | "done" | "bug" | "interrupted";
@@ -127,7 +128,7 @@ const isAnswer = (error: unknown): boolean => error instanceof CommanderError &&
 const isHelp = (error: unknown): boolean =>
   error instanceof CommanderError && error.code === "commander.help";
 
-/** Tell the user what went wrong, on one line of stderr. Returns the exit code. */
+/** Tell the user what went wrong, on one line of stderr; type errors follow it. Returns the exit code. */
 export function report(error: unknown, command: string | undefined, json: boolean): number {
   if (isAnswer(error)) return exitCodes.done;
   if (isHelp(error)) return exitCodes.usage;
@@ -135,8 +136,10 @@ export function report(error: unknown, command: string | undefined, json: boolea
   // A message may quote several lines, such as a line of IR.
   const line = plain(message.replace(/\s*\n\s*/g, ": "));
   process.stderr.write(`gemmac: ${[line, next].filter(Boolean).join("; ")}\n`);
+  const details = error instanceof TypeScriptError ? error.details.trimEnd() : undefined;
+  if (details) process.stderr.write(`\n${details.split("\n").map(plain).join("\n")}\n`);
   if (process.env.GEMMAC_DEBUG === "1" && error instanceof Error) process.stderr.write(`${error.stack}\n`);
   const exitCode = exitCodes[kind];
-  if (json) printJson({ error: { kind, message: line, next, exitCode } });
+  if (json) printJson({ error: { kind, message: line, next, exitCode, ...(details && { details }) } });
   return exitCode;
 }

@@ -2,10 +2,13 @@
 import { Command } from "commander";
 import { version } from "../version.ts";
 import { addCompile } from "./commands/compile.ts";
+import { addDiff } from "./commands/diff.ts";
 import { addInspect } from "./commands/inspect.ts";
 import { addLogits, addVerify } from "./commands/numbers.ts";
 import { addOps } from "./commands/ops.ts";
+import { addPasses } from "./commands/passes.ts";
 import { addRun } from "./commands/run.ts";
+import { addView } from "./commands/view.ts";
 import { exitCodeHelp, exitCodes, isBrokenPipe, report } from "./errors.ts";
 
 /** The whole command line. Commander throws instead of exiting, and leaves errors to `report`. */
@@ -21,7 +24,18 @@ function build(): Command {
       "after",
       `\n${exitCodeHelp}\n\nResults go to stdout, everything else to stderr. NO_COLOR is respected.`,
     );
-  for (const add of [addCompile, addRun, addVerify, addLogits, addInspect, addOps]) add(program);
+  for (const add of [
+    addCompile,
+    addRun,
+    addVerify,
+    addLogits,
+    addInspect,
+    addDiff,
+    addView,
+    addOps,
+    addPasses,
+  ])
+    add(program);
   return program;
 }
 

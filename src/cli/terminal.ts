@@ -57,6 +57,9 @@ export function wrap(text: string, width = columns): string[] {
   return [...lines, line];
 }
 
+/** What a doc comes down to in a list. */
+export const firstSentence = (doc: string): string => /^.*?\.(?= [A-Z]|$)/s.exec(doc)?.[0] ?? doc;
+
 /** A number of bytes, as disks are sold: 1 kB is 1000 bytes. */
 export function size(bytes: number): string {
   const units = ["bytes", "kB", "MB", "GB", "TB"];

@@ -141,7 +141,7 @@ export function client(model: (data: ViewData) => Model): void {
     const list = h("dl", "detail");
     const fact = (key: string, ...parts: (El | string)[]) =>
       list.append(h("dt", "", key), h("dd", "", ...parts));
-    fact(op, doc);
+    fact(op, ...prose(doc));
     fact("stands in", stage.scope(i) || "the whole graph");
     if (isLeaf(op)) fact("name", stage.attrs(i));
     operands.forEach((o, n) => {

@@ -214,8 +214,14 @@ export function model(data: ViewData) {
     return `${digits(n / 1000 ** power)} ${units[power]}`;
   };
   /** `8.19 kB × B·T`: symbolic sizes stay in the formula. */
-  const formula = (bytes: Iterable<readonly [string, number]>) =>
-    [...bytes].map(([by, n]) => size(n) + (by && ` × ${by.split("*").join("·")}`)).join(" + ") || "0 bytes";
+  const formula = (bytes: Iterable<readonly [string, number]>): string => {
+    const terms = [...bytes].map(([by, n]) => [by.split("*").join("·"), n] as const);
+    const [first, ...rest] = terms;
+    if (!first) return "0 bytes";
+    if (rest.length > 0 && terms.every(([by, n]) => by && n === first[1]))
+      return `${size(first[1])} × (${terms.map(([by]) => by).join(" + ")})`;
+    return terms.map(([by, n]) => size(n) + (by && ` × ${by}`)).join(" + ");
+  };
   const count = (n: number, noun: string) => `${n.toLocaleString("en-US")} ${noun}${n === 1 ? "" : "s"}`;
 
   return { shown, itemsOf, treeOf, totalsOf, opCounts, formula, count, digits };

@@ -63,7 +63,7 @@ export const escapeHtml = (text: string): string => text.replace(/[&<>"']/g, (c)
 const style = `
 :root {
   color-scheme: light dark;
-  --paper: #fbfaf7; --card: #ffffff; --ink: #22201c; --soft: #6f6a61; --faint: #a39d92; --rule: #e8e4db; --hover: #f3f0e9;
+  --paper: #fbfaf7; --card: #ffffff; --ink: #22201c; --soft: #6f6a61; --faint: #8c867b; --rule: #e8e4db; --hover: #f3f0e9;
   --accent: #4a3fc4; --accent-soft: #ecebfa;
   --composite: #4a3fc4; --contract: #a3510a; --math: #b3236e; --shape: #0a7180; --leaf: #6f6a61; --other: #4d7c0f;
   --add: #17753a; --add-bg: #e9f6ec; --del: #b42318; --del-bg: #fdeeec; --setup: #8f5a00; --setup-bg: #fdf4de;
@@ -72,7 +72,7 @@ const style = `
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --paper: #141417; --card: #1a1a1e; --ink: #e9e7e2; --soft: #a09b92; --faint: #6d6962; --rule: #2b2a2f; --hover: #222126;
+    --paper: #141417; --card: #1a1a1e; --ink: #e9e7e2; --soft: #a09b92; --faint: #827d76; --rule: #2b2a2f; --hover: #222126;
     --accent: #aaa4ff; --accent-soft: #272543;
     --composite: #aaa4ff; --contract: #f0a860; --math: #f08cba; --shape: #63cbd9; --leaf: #a09b92; --other: #a3d165;
     --add: #74d28f; --add-bg: #16291c; --del: #ff938a; --del-bg: #331a19; --setup: #e6bb63; --setup-bg: #2d2413;
@@ -170,7 +170,7 @@ summary .bytes { min-width: 7em; }
 .flash { animation: flash 1.6s ease-out; }
 @keyframes flash { from { box-shadow: 0 0 0 2px var(--accent); } to { box-shadow: 0 0 0 2px transparent; } }
 .detail { grid-column: 2 / -1; display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 16px; margin: 4px 0 8px; padding: 10px 14px; border: 1px solid var(--rule); border-radius: 8px; background: var(--card); cursor: auto; }
-.detail dt { color: var(--soft); font: 12px/1.6 var(--sans); } .detail dd { margin: 0; overflow-wrap: anywhere; }
+.detail dt { color: var(--soft); font: 12px/1.6 var(--sans); } .detail dd { margin: 0; white-space: normal; overflow-wrap: anywhere; }
 
 @media (max-width: 1100px) { .columns { grid-template-columns: 220px minmax(0, 1fr); } .brand { width: 180px; } .row { grid-template-columns: 14px calc(14em - 18px * var(--depth, 1)) minmax(0, 1fr) auto; } .row .bytes { grid-column: 3 / -1; } }
 @media (max-width: 760px) {

@@ -1,7 +1,16 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { type Command, Option } from "commander";
-import { type CompileOptions, type CompileReport, compile, targets } from "../../compile.ts";
+import { UserError } from "../../../ir/error.ts";
+import { print as printGraph } from "../../../ir/text/index.ts";
+import { groups } from "../../../passes/index.ts";
+import type { Pass } from "../../../passes/pass.ts";
+import { type Observer, PassError, parsePipeline } from "../../../passes/pipeline.ts";
+import { type CompileOptions, type CompileReport, chooseBackends, compile, targets } from "../../compile.ts";
+import { loadPasses, loadPipeline } from "../../plugin/load.ts";
 import { checkWritable, interruptible, naming } from "../errors.ts";
-import { names } from "../options.ts";
+import { defined, names, repeated } from "../options.ts";
 import { duration, heading, note, plural, print, printJson, StatusLine, size, table } from "../terminal.ts";
 
 type Flags = {
@@ -10,6 +19,12 @@ type Flags = {
   force?: boolean;
   profile: NonNullable<CompileOptions["profile"]>;
   weights: NonNullable<CompileOptions["weights"]>;
+  passes?: string;
+  pass?: string[];
+  weightsFrom?: string[];
+  printAfter?: string[];
+  printTo?: string;
+  verbose?: boolean;
   json?: boolean;
 };
 
@@ -29,6 +44,20 @@ export function addCompile(program: Command): void {
         .choices(["stored", "f32"])
         .default("stored"),
     )
+    .option("--passes <pipeline>", "passes to run in the place of the target's own; see gemmac passes")
+    .option(
+      "--pass <file>",
+      "a pass of yours, run after the target's fusions: a file or a package; may be repeated",
+      repeated(String),
+    )
+    .option(
+      "--weights-from <path>",
+      "weights beside the checkpoint's, such as an adapter's; may be repeated",
+      repeated(String),
+    )
+    .option("--print-after <names>", "print the graph after these passes, or after all", names)
+    .option("--print-to <folder>", "print those graphs to files there, not to stderr")
+    .option("--verbose", "print what each pass took and left")
     .option("--json", "print the report as JSON")
     .addHelpText(
       "after",
@@ -36,18 +65,22 @@ export function addCompile(program: Command): void {
 
 Examples:
   gemmac compile gemma-2b --target onnx -o gemma-2b-onnx
-  gemmac compile gemma-2b --target onnx -o gemma-2b-onnx --force --json`,
+  gemmac compile gemma-2b --target onnx -o gemma-2b-onnx --force --json
+  gemmac compile gemma-2b --target onnx -o capped --pass "./cap-logits.ts{cap=30}"
+  gemmac compile gemma-2b --target onnx -o plain --passes "fuse,insert-kv-cache"`,
     )
     .action(action);
 }
 
-async function action(
-  checkpoint: string,
-  { target, out, force = false, profile, weights, json }: Flags,
-): Promise<void> {
+async function action(checkpoint: string, flags: Flags): Promise<void> {
+  const { target, out, force = false, profile, weights, json, verbose = false } = flags;
   await checkWritable(out, true);
+  const own = chooseBackends(target, { profile, weights }).flatMap((backend) => backend.passes);
+  const pipeline = flags.passes === undefined ? undefined : await loadPipeline(flags.passes, own);
+  const insert = (await Promise.all((flags.pass ?? []).map(loadPasses))).flat();
   const status = new StatusLine();
   const bar = progressBar();
+  const show = new GraphPrinter(flags.printAfter ?? (flags.printTo ? ["all"] : []), flags.printTo);
   const work = (signal: AbortSignal) =>
     compile(checkpoint, {
       targets: target,
@@ -55,7 +88,10 @@ async function action(
       force,
       profile,
       weights,
+      insert,
       signal,
+      ...defined({ pipeline, extraWeights: flags.weightsFrom }),
+      observe: show.observe,
       progress: (done, total, name) => status.show(() => bar(done, total, name)),
       warn: (message) => {
         status.clear();
@@ -65,17 +101,72 @@ async function action(
   try {
     const report = await interruptible((signal) => naming(out, work(signal)));
     status.clear();
+    show.tellUnseen();
     if (json) printJson(report);
-    else printReport(report);
+    else printReport(report, verbose);
+  } catch (error) {
+    throw error instanceof PassError ? await blamed(error, out, [...insert, ...(pipeline ?? [])]) : error;
   } finally {
     status.clear();
   }
 }
 
-function printReport({ targets, seconds }: CompileReport): void {
-  for (const { target, dir, bytes, files } of targets) {
+/** What to tell of a pass that failed, its last good graph saved beside the output. */
+async function blamed(error: PassError, out: string, asked: readonly Pass[]): Promise<Error> {
+  const { pass, before, cause, message } = error;
+  const path = `${out.replace(/[/\\]+$/, "")}.failed-${pass}.ir`;
+  await writeFile(path, printGraph(before));
+  const saved = `the graph before it is in ${path}`;
+  if (cause instanceof UserError)
+    return new UserError(cause.trouble, message, `${cause.next}; ${saved}`, { cause });
+  // A pass of gemmac's own pipeline has no excuse.
+  return asked.some(({ name }) => name === pass)
+    ? new UserError("input", message, saved, { cause })
+    : new Error(`${message}; ${saved}`, { cause });
+}
+
+/** Prints graphs as passes leave them. */
+class GraphPrinter {
+  readonly #wanted: ReadonlySet<string>;
+  readonly #folder: string | undefined;
+  readonly #seen = new Set<string>();
+  #count = 0;
+
+  /** `names` are of passes, or of groups of them, or "all". */
+  constructor(names: readonly string[], folder: string | undefined) {
+    this.#wanted = new Set(
+      names.flatMap((name) => (groups.has(name) ? parsePipeline(name).map((p) => p.name) : [name])),
+    );
+    this.#folder = folder;
+  }
+
+  readonly observe: Observer = ({ name }, after) => {
+    const number = this.#count++;
+    this.#seen.add(name);
+    if (!this.#wanted.has("all") && !this.#wanted.has(name)) return;
+    const text = printGraph(after);
+    if (this.#folder === undefined) {
+      process.stderr.write(`// after ${name}\n${text}\n`);
+      return;
+    }
+    mkdirSync(this.#folder, { recursive: true });
+    writeFileSync(join(this.#folder, `${String(number).padStart(2, "0")}-${name}.ir`), text);
+  };
+
+  /** Names of passes that never ran are slips of the pen. */
+  tellUnseen(): void {
+    const unseen = [...this.#wanted].filter((name) => name !== "all" && !this.#seen.has(name));
+    if (unseen.length > 0) note(`warning: --print-after names ${unseen.join(", ")}, which did not run`);
+  }
+}
+function printReport({ targets, seconds }: CompileReport, verbose: boolean): void {
+  for (const { target, dir, bytes, files, passes } of targets) {
     print(heading(`${target}  ${dir}  ${size(bytes)}`));
     print(table(files.map((file) => [file.path, size(file.bytes)])));
+    if (verbose)
+      print(
+        table(passes.map((p) => [p.name, `${(p.seconds * 1000).toFixed(1)} ms`, plural(p.nodes, "node")])),
+      );
   }
   print(`${plural(targets.length, "target")} compiled in ${duration(seconds)}`);
 }

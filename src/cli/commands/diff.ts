@@ -1,11 +1,17 @@
+import { readFile, stat } from "node:fs/promises";
 import type { Command } from "commander";
 import { UserError } from "../../../ir/error.ts";
 import type { Graph } from "../../../ir/graph.ts";
+import { parse } from "../../../ir/text/index.ts";
+import { verify } from "../../../ir/verify.ts";
 import type { Pass } from "../../../passes/pass.ts";
 import { parsePipeline, printPipeline, runPasses } from "../../../passes/pipeline.ts";
+import { openCheckpoint } from "../../checkpoint/checkpoint.ts";
 import { chooseBackends } from "../../compile.ts";
+import { gemma } from "../../model/gemma.ts";
+import { modelGraph } from "../../model/load.ts";
+import { presets } from "../../model/presets.ts";
 import { diffGraphs, type GraphDiff, lineText, type Mark, ranges } from "../../view/diff.ts";
-import { readGraph } from "../../view/source.ts";
 import { integer } from "../options.ts";
 import { heading, number, plain, print, printJson, table, wrap } from "../terminal.ts";
 
@@ -43,7 +49,7 @@ async function action(model: string, { pass, target, context, layer, json }: Fla
   if (asked.length === 0) throw new UserError("usage", "no pass is named", "see gemmac passes");
   const { kind, graph } = await readGraph(model);
   const [backend] = target === undefined && kind === "ir" ? [] : chooseBackends([target ?? "onnx"]);
-  const { before, after, earlier } = around(graph, asked, backend?.passes ?? []);
+  const { before, after, earlier, ran } = around(graph, asked, backend?.passes ?? []);
   const found = diffGraphs(before, after, { context, ...(layer !== undefined && { layer }) });
   if (layer !== undefined && found.sections.length === 0 && !hasLayer(before, layer))
     throw new UserError(
@@ -52,8 +58,8 @@ async function action(model: string, { pass, target, context, layer, json }: Fla
       "choose one that it has, or leave --layer out",
     );
   const facts = {
-    pass: printPipeline(asked),
-    doc: asked.map((p) => p.doc).join(" "),
+    pass: printPipeline(ran),
+    doc: ran.map((p) => p.doc).join(" "),
     after: earlier.map((p) => p.name),
   };
   if (json) printJson({ ...facts, ...found });
@@ -61,15 +67,16 @@ async function action(model: string, { pass, target, context, layer, json }: Fla
 }
 
 /**
- * The graph before and after the passes asked for, run where the pipeline has them, with the options asked for. If
- * it lacks one of them, they run on the graph as it is.
+ * The graph before and after the passes asked for, run where the pipeline has them, and with its options unless
+ * others are asked for. If it lacks one of them, they run on the graph as it is.
  */
 function around(graph: Graph, asked: readonly Pass[], pipeline: readonly Pass[]) {
-  const at = pipeline.findIndex((p) => p.name === asked[0]?.name);
-  const inside = at >= 0 && asked.every(({ name }) => pipeline.some((p) => p.name === name));
-  const earlier = inside ? pipeline.slice(0, at) : [];
+  const own = asked.map(({ name }) => pipeline.find((p) => p.name === name));
+  const inside = own.every((p) => p !== undefined);
+  const earlier = inside ? pipeline.slice(0, pipeline.indexOf(own[0] as Pass)) : [];
+  const ran = asked.map((p, i) => (inside && printPipeline([p]) === p.name ? (own[i] ?? p) : p));
   const { graph: before } = runPasses(graph, earlier);
-  return { before, after: runPasses(before, asked).graph, earlier };
+  return { before, after: runPasses(before, ran).graph, earlier, ran };
 }
 
 const hasLayer = (g: Graph, layer: number): boolean =>
@@ -88,14 +95,9 @@ function printDiff(
   if (after.length > 0) for (const line of wrap(`after ${after.join(", ")}`, 78)) print(`  ${line}`);
   for (const { layer, alsoIn, blocks } of sections) {
     if (layer !== undefined && alsoIn.length > 0) {
-      const [others, kind] = [
-        ranges(alsoIn),
-        layer
-          .split("/")
-          .at(-1)
-          ?.replace(/\.\d+$/, ""),
-      ];
-      print(`\n${heading(plain(layer))}  the same in ${plain(kind ?? "")} ${others}`);
+      const kind = /([^/]*)\.\d+$/.exec(layer)?.[1] ?? "";
+      const others = `${plain(kind)} ${ranges(alsoIn)}`;
+      print(`\n${heading(plain(layer))}  the same in ${others}`);
     }
     for (const { scope, lines } of blocks) {
       print(`\n${heading(`@ ${plain(scope) || "(no scope)"}`)}`);
@@ -106,4 +108,42 @@ function printDiff(
   const rows = [{ op: "all nodes", before: nodes.before, after: nodes.after }, ...ops];
   if (sections.length === 0) print("  no change");
   else print(table(rows.map(({ op, before, after }) => [op, `${number(before)} -> ${number(after)}`])));
+}
+
+/** A graph, and where it was found. */
+export interface Source {
+  readonly kind: "checkpoint" | "preset" | "ir";
+  readonly graph: Graph;
+}
+
+/**
+ * The graph that `name` stands for: a checkpoint's folder, of which only the headers are read, a file of textual IR,
+ * or a preset such as gemma-2b. A folder comes before a preset of its name. Throws UserError.
+ */
+export async function readGraph(name: string): Promise<Source> {
+  if (name.endsWith(".ir")) return { kind: "ir", graph: parsed(name, await readFile(name, "utf8")) };
+  const config = Object.hasOwn(presets, name) ? presets[name] : undefined;
+  const there = await stat(name).then(
+    () => true,
+    () => false,
+  );
+  if (config && !there) return { kind: "preset", graph: gemma(config) };
+  const checkpoint = await openCheckpoint(name);
+  try {
+    return { kind: "checkpoint", graph: modelGraph(checkpoint).graph };
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+function parsed(path: string, text: string): Graph {
+  try {
+    const graph = parse(text);
+    verify(graph);
+    return graph;
+  } catch (cause) {
+    // Whatever parsing and verifying throw is about the text.
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new UserError("input", `${path}: ${why}`, "correct the file at that place", { cause });
+  }
 }

@@ -5,7 +5,7 @@ import { complete, registry } from "../../../ir/op.ts";
 import { param } from "../../../ir/ops/index.ts";
 import { print as printGraph } from "../../../ir/text/index.ts";
 import { parseType } from "../../../ir/type.ts";
-import { heading, print, printJson, table, wrap } from "../terminal.ts";
+import { firstSentence, heading, print, printJson, table, wrap } from "../terminal.ts";
 
 /** Adds `gemmac ops`. */
 export function addOps(program: Command): void {
@@ -75,13 +75,11 @@ function printAll(docs: readonly Doc[]): void {
   for (const kind of ["primitive", "composite"]) {
     const group = docs.filter((doc) => doc.kind === kind);
     print(heading(kind === "primitive" ? "Primitives" : "Composites, short for primitives"));
-    print(table(group.map(({ name, doc }) => [name, firstSentence(doc)])));
+    print(table(group.map(({ name, operands, doc }) => [name, operands.join(" "), firstSentence(doc)])));
     print();
   }
   print("gemmac ops NAME tells all about one.");
 }
-
-const firstSentence = (doc: string): string => /^.*?\.(?= [A-Z]|$)/s.exec(doc)?.[0] ?? doc;
 
 function printOne({ name, kind, doc, operands, commutative, attributes, example, decomposition }: Doc): void {
   print(`${heading(`${name}(${operands.join(", ")})`)}  ${kind}${commutative ? ", commutative" : ""}`);

@@ -5,9 +5,9 @@ import { parsePipeline } from "../../../passes/pipeline.ts";
 import { chooseBackends } from "../../compile.ts";
 import { stepsOf, viewData } from "../../view/data.ts";
 import { pageOf } from "../../view/page.ts";
-import { readGraph } from "../../view/source.ts";
 import { checkWritable, naming } from "../errors.ts";
 import { plural, print, printJson, size } from "../terminal.ts";
+import { readGraph } from "./diff.ts";
 
 const docs = {
   checkpoint: "The graph of the checkpoint before any pass.",

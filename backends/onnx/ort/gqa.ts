@@ -1,8 +1,8 @@
-import type { Value } from "../../ir/graph.ts";
-import { composite, float, int } from "../../ir/op.ts";
-import { attention, concat, reshape, rope, transpose } from "../../ir/ops/index.ts";
-import { any } from "../../ir/pattern.ts";
-import { rewrite, rule } from "../../passes/rewrite.ts";
+import type { Value } from "../../../ir/graph.ts";
+import { composite, float, int } from "../../../ir/op.ts";
+import { attention, concat, reshape, rope, transpose } from "../../../ir/ops/index.ts";
+import { any } from "../../../ir/pattern.ts";
+import { rewrite, rule } from "../../../passes/rewrite.ts";
 
 /** [B,T,heads·D] → [B,heads,T,D]. */
 const split = (x: Value, heads: number): Value => {

@@ -1,4 +1,4 @@
-import type { Graph, Value } from "../../ir/graph.ts";
+import type { Graph, Value } from "../../../ir/graph.ts";
 import {
   add,
   constant,
@@ -6,13 +6,13 @@ import {
   quant_linear,
   residual_rms_norm,
   rms_norm,
-} from "../../ir/ops/index.ts";
-import type { Emit, Emitters } from "../backend.ts";
-import type { Builder } from "./builder.ts";
-import { type Profile, unsigned } from "./emit.ts";
-import { operands, emitters as standard } from "./emitters.ts";
+} from "../../../ir/ops/index.ts";
+import type { Emit, Emitters } from "../../backend.ts";
+import type { Builder } from "../builder.ts";
+import { type Profile, unsigned } from "../emit.ts";
+import { operands, emitters as standard } from "../emitters.ts";
+import { sequenceLengths } from "../interface.ts";
 import { group_query_attention, present_key, present_value } from "./gqa.ts";
-import { sequenceLengths } from "./interface.ts";
 
 /** The operators of ONNX Runtime itself, where it has a faster one than the standard's. */
 const emitters = {

@@ -1,0 +1,133 @@
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import type { onnx } from "onnx-proto";
+import { modelFile } from "./emit.ts";
+import { decodeModel, elementType, encodeProto, untyped } from "./proto.ts";
+import { createSession, loadRuntime, type Tensor } from "./session.ts";
+
+/** An f32 tensor by its name in the file. */
+export interface Named {
+  readonly name: string;
+  readonly dims: readonly number[];
+  readonly data: Float32Array;
+}
+
+/** Rows of a head that are enough to check it by; larger heads are cut down to so many. */
+const headRows = 16_384;
+
+/** An ONNX artifact that is run piece by piece, so that one layer's weights at a time are in memory. */
+export class Parts {
+  readonly #path: string;
+  readonly #graph: onnx.IGraphProto;
+  readonly #model: onnx.ModelProto;
+  readonly #makers = new Map<string, onnx.INodeProto>();
+
+  private constructor(path: string, model: onnx.ModelProto, graph: onnx.IGraphProto) {
+    this.#path = path;
+    this.#model = model;
+    this.#graph = graph;
+    for (const node of graph.node ?? [])
+      for (const output of node.output ?? []) this.#makers.set(output, node);
+  }
+
+  static async open(dir: string): Promise<Parts> {
+    const path = join(dir, modelFile);
+    const model = decodeModel(await readFile(path));
+    if (!model.graph) throw new Error(`${path} holds no graph`);
+    return new Parts(path, model, model.graph);
+  }
+
+  /**
+   * Computes `wanted` from `given` and from what clients feed. Of what is given only the parts needed count. A large
+   * head gives its first rows only.
+   */
+  async run(
+    given: readonly Named[],
+    feeds: Readonly<Record<string, Tensor>>,
+    wanted: readonly string[],
+  ): Promise<Map<string, Float32Array>> {
+    const { Tensor } = await loadRuntime();
+    const starts = new Set(given.map((t) => t.name));
+    // A node may yield what is given next to what is wanted.
+    const nodes = this.#between(starts, wanted).map((n) => ({
+      ...n,
+      output: n.output?.map((o) => (starts.has(o) ? "" : o)) ?? [],
+    }));
+    const read = new Set(nodes.flatMap((n) => n.input ?? []));
+    const { node, initializer } = cutHead(
+      nodes,
+      (this.#graph.initializer ?? []).filter((t) => read.has(t.name ?? "")),
+    );
+    const input = [
+      ...(this.#graph.input ?? []).filter((i) => read.has(i.name ?? "")),
+      ...given.filter((t) => read.has(t.name)).map(({ name, dims }) => inputOf(name, dims)),
+    ];
+    const part = {
+      ...this.#model,
+      graph: { ...this.#graph, node, initializer, input, output: wanted.map(untyped) },
+    };
+    const session = await createSession(encodeProto(part), dirname(this.#path));
+    try {
+      const used = given.filter((t) => read.has(t.name));
+      const own = used.map((t) => [t.name, new Tensor("float32", t.data, t.dims)] as const);
+      const all = { ...feeds, ...Object.fromEntries(own) };
+      const out = await session.run(
+        Object.fromEntries(session.inputNames.map((name) => [name, all[name] as Tensor])),
+      );
+      return new Map(wanted.map((name) => [name, out[name]?.data as Float32Array]));
+    } finally {
+      await session.release();
+    }
+  }
+
+  /** The nodes on the way from `starts` to `wanted`, in the file's order. */
+  #between(starts: ReadonlySet<string>, wanted: readonly string[]): onnx.INodeProto[] {
+    const needed = new Set<onnx.INodeProto>();
+    const open = [...wanted];
+    for (let name = open.pop(); name !== undefined; name = open.pop()) {
+      const node = starts.has(name) ? undefined : this.#makers.get(name);
+      if (!node || needed.has(node)) continue;
+      needed.add(node);
+      open.push(...(node.input ?? []));
+    }
+    return (this.#graph.node ?? []).filter((n) => needed.has(n));
+  }
+}
+
+const inputOf = (name: string, dims: readonly number[]): onnx.IValueInfoProto => ({
+  name,
+  type: { tensorType: { elemType: elementType.f32, shape: { dim: dims.map((dimValue) => ({ dimValue })) } } },
+});
+
+/** Weights lie row by row, so the first rows of a product by a large matrix are a product by a shorter one. */
+function cutHead(
+  nodes: readonly onnx.INodeProto[],
+  tensors: readonly onnx.ITensorProto[],
+): { node: onnx.INodeProto[]; initializer: onnx.ITensorProto[] } {
+  const rows = new Map(tensors.map((t) => [t.name, Number(t.dims?.[0] ?? 0)]));
+  const heads = nodes.filter(
+    (n) => (n.opType === "Gemm" || n.opType === "MatMulNBits") && (rows.get(n.input?.[1]) ?? 0) > headRows,
+  );
+  const cut = new Set(heads.flatMap((n) => n.input?.slice(1) ?? []));
+  // The shape that a flattened product is given back holds the number of its columns.
+  const reshaped = new Set(
+    heads.flatMap((n) => nodes.filter((m) => m.opType === "Reshape" && m.input?.[0] === n.output?.[0])),
+  );
+  const initializer = tensors.map((t) => (cut.has(t.name ?? "") ? shortened(t) : t));
+  const node = nodes.flatMap((n) => {
+    if (reshaped.has(n)) return [{ ...n, opType: "Identity", input: [n.input?.[0] ?? ""], attribute: [] }];
+    if (!heads.includes(n)) return [n];
+    return [
+      { ...n, attribute: (n.attribute ?? []).map((a) => (a.name === "N" ? { ...a, i: headRows } : a)) },
+    ];
+  });
+  return { node, initializer };
+}
+
+function shortened(t: onnx.ITensorProto): onnx.ITensorProto {
+  const [all = 1, ...rest] = (t.dims ?? []).map(Number);
+  const externalData = t.externalData?.map((e) =>
+    e.key === "length" ? { key: "length", value: String((Number(e.value) / all) * headRows) } : e,
+  );
+  return { ...t, dims: [headRows, ...rest], ...(externalData && { externalData }) };
+}

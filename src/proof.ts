@@ -1,0 +1,140 @@
+import type { ModelFacts } from "../backends/backend.ts";
+import { int64Row, type Named, Parts } from "../backends/onnx/index.ts";
+import { openReference } from "../backends/reference/index.ts";
+import type { Weights } from "../backends/weights.ts";
+import type { Graph } from "../ir/graph.ts";
+import type { Law } from "../passes/pass.ts";
+import { compare, difference, type RowAgreement } from "./compare.ts";
+
+export interface ProofRequest {
+  /** The artifact. */
+  readonly dir: string;
+  /** What each origin's value is called in it. */
+  readonly activations: Readonly<Record<string, string>>;
+  /** The model as the checkpoint defines it. */
+  readonly original: Graph;
+  /** What the target was given after all passes. */
+  readonly compiled: Graph;
+  /** What each pass that ran promises about results. */
+  readonly laws: readonly Law[];
+  readonly facts: ModelFacts;
+  /** The original's, which differ from the artifact's where passes dropped layers. */
+  readonly originalFacts: ModelFacts;
+  readonly weights: Weights;
+  readonly ids: readonly number[];
+}
+
+/** How far an artifact lies from what it should compute, on a few tokens. */
+export interface Proof {
+  readonly ok: boolean;
+  readonly tokens: number;
+  /** The largest difference of any activation, as a share of the largest value there, and where it is. */
+  readonly worst: { readonly origin: string; readonly share: number; readonly allowed: number };
+  /** The artifact's scores for the next token against those of the graph it was made from. */
+  readonly scores: RowAgreement;
+  /** What passes that may change results did to the scores; absent when there were none. */
+  readonly loss?: RowAgreement;
+}
+
+/** f32 in another order of sums; and 8-bit activations, where a product by codes rounds what it multiplies. */
+const allowed = { float: 2e-4, codes: 4e-2 } as const;
+
+/**
+ * Runs an ONNX artifact on a few tokens, one layer at a time, each on exact inputs, and compares every named
+ * activation with the reference interpreter, which streams the weights: memory stays bounded. Passes that were to
+ * keep results are held to the checkpoint's own graph, others to the graph they made.
+ */
+export async function prove(request: ProofRequest): Promise<Proof> {
+  const { compiled, original, laws, facts, weights, ids, activations } = request;
+  const exact = !laws.includes("free");
+  const inOrder = compiled.values().flatMap((v) => compiled.origins.get(v) ?? []);
+  const watch = inOrder.filter((origin) => Object.hasOwn(activations, origin));
+  const twin = exact
+    ? openReference(original, weights, { facts: request.originalFacts, watch })
+    : openReference(compiled, weights, { facts, watch });
+  const want = await twin.append(ids, { last: true });
+  const parts = await Parts.open(request.dir);
+  const feeds = await clientFeeds(facts, ids);
+
+  let worst = { origin: "", share: 0, allowed: Number.POSITIVE_INFINITY };
+  let scores: Float32Array | undefined;
+  const given: Named[] = [];
+  const tolerance = compiled.values().some((v) => v.op.name === "quant_linear")
+    ? allowed.codes
+    : allowed.float;
+  for (const origins of stages(watch)) {
+    const tensors = origins.map((origin) => activations[origin] as string);
+    const last = origins.includes(watch.at(-1) as string);
+    const got = await parts.run(given, feeds, last ? [...tensors, "logits"] : tensors);
+    for (const origin of origins) {
+      const [a, b] = [want.watched.get(origin), got.get(activations[origin] as string)];
+      if (!a || !b || activations[origin] === "logits") continue;
+      const share = shareOff(a.subarray(-b.length), b);
+      if (share / tolerance > worst.share / worst.allowed) worst = { origin, share, allowed: tolerance };
+    }
+    if (last) scores = got.get("logits");
+    given.push(...rowsOf(origins, request, want.watched));
+  }
+  if (!scores) throw new Error("the artifact gives no logits");
+  // A large head is checked on its first rows; with all tokens scored, the last one's row stands at the end.
+  const row = scores.subarray(-Math.min(scores.length, rowLength(scores.length, ids.length, facts.vocab)));
+  const agreement = compare(want.logits.subarray(0, row.length), row);
+  const off = shareOff(want.logits.subarray(0, row.length), row);
+  if (off / tolerance > worst.share / worst.allowed)
+    worst = { origin: "logits", share: off, allowed: tolerance };
+  const proof = { ok: worst.share <= worst.allowed, tokens: ids.length, worst, scores: agreement };
+  if (exact) return proof;
+  const plain = await openReference(original, weights, { facts: request.originalFacts }).append(ids, { last: true });
+  return { ...proof, loss: compare(plain.logits, want.logits) };
+}
+
+/** Origins in groups that end where only the residual stream goes on: after the embedding, and after each layer. */
+function stages(origins: readonly string[]): string[][] {
+  const groups: string[][] = [[]];
+  for (const origin of origins) {
+    groups.at(-1)?.push(origin);
+    if (/^model\/(embed_tokens|layers\.\d+)$/.test(origin)) groups.push([]);
+  }
+  return groups.filter((g) => g.length > 0);
+}
+
+/** The exact values of these origins, for what comes after: those laid out [1, tokens, features]. */
+function rowsOf(
+  origins: readonly string[],
+  { compiled, activations, ids }: ProofRequest,
+  values: ReadonlyMap<string, Float32Array>,
+): Named[] {
+  const flat = new Set([...compiled.origins].filter(([v]) => v.type.rank === 3).map(([, origin]) => origin));
+  return origins.flatMap((origin) => {
+    const [name, data] = [activations[origin], values.get(origin)];
+    if (!name || !data || !flat.has(origin)) return [];
+    return [{ name, data, dims: [1, ids.length, data.length / ids.length] }];
+  });
+}
+
+/** One token's share of the scores, where they may be of one token or of all, and of all words or the first ones. */
+function rowLength(length: number, tokens: number, vocab: number): number {
+  if (length % vocab === 0) return vocab;
+  return length > vocab || length % tokens !== 0 ? length : length / tokens;
+}
+
+function shareOff(want: Float32Array, got: Float32Array): number {
+  const largest = want.reduce((m, x) => Math.max(m, Math.abs(x)), 1);
+  return difference(want, got).max / largest;
+}
+
+/** What a client feeds for a fresh text. */
+async function clientFeeds(facts: ModelFacts, ids: readonly number[]) {
+  const { Tensor } = await import("onnxruntime-node");
+  const empty = () => new Tensor("float32", new Float32Array(0), [1, facts.kvHeads, 0, facts.headDim]);
+  const caches = Array.from({ length: facts.layers }, (_, i) => [
+    [`past_key_values.${i}.key`, empty()],
+    [`past_key_values.${i}.value`, empty()],
+  ]).flat();
+  const mask = ids.map(() => 1);
+  return {
+    input_ids: await int64Row(ids),
+    attention_mask: await int64Row(mask),
+    ...Object.fromEntries(caches),
+  };
+}
