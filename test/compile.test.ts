@@ -13,9 +13,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { UserError } from "../ir/error.ts";
-import { openModel } from "../src/artifact.ts";
+import { openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
-import { verify } from "../src/verify.ts";
+import { verify } from "../src/verify/verify.ts";
 import { distance } from "./support/goldens.ts";
 
 const tiny = join(import.meta.dirname, "data/models/gemma1-mha");

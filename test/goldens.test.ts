@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Model, openModel } from "../src/artifact.ts";
+import { type Model, openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
 import { argmax } from "../src/generate.ts";
 import { distance, type Golden, readGolden } from "./support/goldens.ts";

@@ -75,7 +75,7 @@ function printAll(docs: readonly Doc[]): void {
   for (const kind of ["primitive", "composite"]) {
     const group = docs.filter((doc) => doc.kind === kind);
     print(heading(kind === "primitive" ? "Primitives" : "Composites, short for primitives"));
-    print(table(group.map(({ name, operands, doc }) => [name, operands.join(" "), firstSentence(doc)])));
+    print(table(group.map(({ name, doc }) => [name, firstSentence(doc)])));
     print();
   }
   print("gemmac ops NAME tells all about one.");

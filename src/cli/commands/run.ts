@@ -2,7 +2,7 @@ import { createInterface } from "node:readline";
 import { text as readAll } from "node:stream/consumers";
 import type { Command } from "commander";
 import { UserError } from "../../../ir/error.ts";
-import { type Model, openModel } from "../../artifact.ts";
+import { type Model, openModel } from "../../artifact/open.ts";
 import type { Generation } from "../../checkpoint/checkpoint.ts";
 import { generate, type SampleOptions } from "../../generate.ts";
 import type { Message, Tokenizer } from "../../tokenizer/tokenizer.ts";

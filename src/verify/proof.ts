@@ -1,9 +1,9 @@
-import type { ModelFacts } from "../backends/backend.ts";
-import { int64Row, type Named, Parts } from "../backends/onnx/index.ts";
-import { openReference } from "../backends/reference/index.ts";
-import type { Weights } from "../backends/weights.ts";
-import type { Graph } from "../ir/graph.ts";
-import type { Law } from "../passes/pass.ts";
+import type { ModelFacts } from "../../backends/backend.ts";
+import { int64Row, type Named, Parts } from "../../backends/onnx/index.ts";
+import { openReference } from "../../backends/reference/index.ts";
+import type { Weights } from "../../backends/weights.ts";
+import type { Graph } from "../../ir/graph.ts";
+import type { Law } from "../../passes/pass.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
 
 export interface ProofRequest {
@@ -84,7 +84,9 @@ export async function prove(request: ProofRequest): Promise<Proof> {
     worst = { origin: "logits", share: off, allowed: tolerance };
   const proof = { ok: worst.share <= worst.allowed, tokens: ids.length, worst, scores: agreement };
   if (exact) return proof;
-  const plain = await openReference(original, weights, { facts: request.originalFacts }).append(ids, { last: true });
+  const plain = await openReference(original, weights, { facts: request.originalFacts }).append(ids, {
+    last: true,
+  });
   return { ...proof, loss: compare(plain.logits, want.logits) };
 }
 

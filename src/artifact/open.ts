@@ -1,12 +1,12 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { ModelFacts, Session } from "../backends/backend.ts";
-import { openSession } from "../backends/onnx/index.ts";
-import { openReference } from "../backends/reference/index.ts";
-import { type Checkpoint, type Generation, openCheckpoint } from "./checkpoint/checkpoint.ts";
+import type { ModelFacts, Session } from "../../backends/backend.ts";
+import { openSession } from "../../backends/onnx/index.ts";
+import { openReference } from "../../backends/reference/index.ts";
+import { type Checkpoint, type Generation, openCheckpoint } from "../checkpoint/checkpoint.ts";
+import { modelGraph } from "../model/load.ts";
+import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { checkSize, type Manifest, readManifest } from "./manifest.ts";
-import { modelGraph } from "./model/load.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
 
 /** A checkpoint or an artifact, ready to run. */
 export interface Model {

@@ -1,10 +1,10 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { EmittedFile, ModelFacts } from "../backends/backend.ts";
-import { UserError } from "../ir/error.ts";
-import type { Generation } from "./checkpoint/checkpoint.ts";
-import { isObject, type JsonObject, parseJsonFast, readText } from "./checkpoint/json.ts";
-import type { ConfigKey, GemmaConfig } from "./model/config.ts";
+import type { EmittedFile, ModelFacts } from "../../backends/backend.ts";
+import { UserError } from "../../ir/error.ts";
+import type { Generation } from "../checkpoint/checkpoint.ts";
+import { isObject, type JsonObject, parseJsonFast, readText } from "../checkpoint/json.ts";
+import type { ConfigKey, GemmaConfig } from "../model/config.ts";
 
 export const manifestFile = "manifest.json";
 export const manifestFormat = "gemmac-artifact/1";

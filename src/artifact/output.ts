@@ -1,6 +1,6 @@
 import { lstat, mkdir, readdir, realpath, rename, rm } from "node:fs/promises";
 import { basename, dirname, join, relative, resolve, sep } from "node:path";
-import { UserError } from "../ir/error.ts";
+import { UserError } from "../../ir/error.ts";
 import { manifestFile, readManifest } from "./manifest.ts";
 
 const elsewhere = "choose another --out, or remove it yourself";

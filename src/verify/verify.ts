@@ -1,9 +1,9 @@
-import { UserError } from "../ir/error.ts";
-import { openModel, openOnReference } from "./artifact.ts";
-import { openCheckpoint } from "./checkpoint/checkpoint.ts";
+import { UserError } from "../../ir/error.ts";
+import { type Manifest, manifestFile, readManifest } from "../artifact/manifest.ts";
+import { openModel, openOnReference } from "../artifact/open.ts";
+import { openCheckpoint } from "../checkpoint/checkpoint.ts";
+import { loadTokenizer } from "../tokenizer/tokenizer.ts";
 import { compare, difference } from "./compare.ts";
-import { type Manifest, manifestFile, readManifest } from "./manifest.ts";
-import { loadTokenizer } from "./tokenizer/tokenizer.ts";
 
 export interface VerifyOptions {
   /** Texts to run both on; they need the checkpoint's tokenizer. */

@@ -1,4 +1,4 @@
-import { argmax, topIndices } from "./generate.ts";
+import { argmax, topIndices } from "../generate.ts";
 
 /** How close one row of scores is to another. */
 export interface RowAgreement {
