@@ -156,7 +156,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     format: manifestFormat,
     gemmac: version,
     target: backend.name,
-    profile: options.profile ?? "standard",
+    profile: options.profile ?? "ort",
     model: checkpoint.config,
     config: checkpoint.keys,
     generation: checkpoint.generation,
@@ -252,7 +252,7 @@ export function pipelineOf(
 /** The backends of these names, set up as the options say. Throws UserError for a name there is none of. */
 export function chooseBackends(
   names: readonly string[],
-  { profile = "standard", weights = "stored" }: Pick<CompileOptions, "profile" | "weights"> = {},
+  { profile = "ort", weights = "stored" }: Pick<CompileOptions, "profile" | "weights"> = {},
 ): Backend[] {
   const known = Object.keys(backends).join(", ");
   const has = (name: string): name is keyof typeof backends => Object.hasOwn(backends, name);

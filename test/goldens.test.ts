@@ -18,8 +18,14 @@ afterAll(() => {
 /** One body for every backend: how to open a checkpoint on it. */
 const backends: Record<string, (dir: string, name: string) => Promise<string>> = {
   reference: async (dir) => dir,
-  onnx: async (dir, name) => (await compile(dir, { targets: ["onnx"], out: join(scratch, name) })).out,
+  standard: (dir, name) => compiled(dir, name, "standard"),
+  ort: (dir, name) => compiled(dir, name, "ort"),
 };
+
+async function compiled(dir: string, name: string, profile: "standard" | "ort"): Promise<string> {
+  const out = join(scratch, `${name}-${profile}`);
+  return (await compile(dir, { targets: ["onnx"], out, profile, verify: false })).out;
+}
 
 for (const name of ["gemma1-mqa", "gemma1-mha"])
   describe.each(Object.keys(backends))(`${name} on %s`, (backend) => {
@@ -54,7 +60,10 @@ for (const name of ["gemma1-mqa", "gemma1-mha"])
         const { logits, watched } = await model.session.append(input_ids);
         worst.prefill = Math.max(worst.prefill, distance(logits, golden.tensors.get(`${id}.logits`)));
         if (id !== "p2") continue;
-        for (const [key, origin] of hidden)
+        // Where only the last token is scored, the last layer's sum exists for that token alone, and has no name.
+        const named = [...hidden].filter(([, origin]) => watched.get(origin)?.length);
+        expect(named.length).toBeGreaterThanOrEqual(hidden.size - 1);
+        for (const [key, origin] of named)
           worst.hidden = Math.max(
             worst.hidden,
             distance(watched.get(origin), golden.tensors.get(`p2.hidden.${key}`)),

@@ -10,7 +10,17 @@ import { broadcast, parseType, type TensorType } from "../ir/type.ts";
 import { verify } from "../ir/verify.ts";
 import { decompose, decomposeExcept } from "../passes/decompose.ts";
 import { foldExcept, foldWeights } from "../passes/fold-weights.ts";
-import { fuseAttention, fuseGeglu, fuseLinear, fuseRmsNorm, fuseRope } from "../passes/fusion/fuse.ts";
+import { canonicalize } from "../passes/fusion/canonicalize.ts";
+import {
+  fuseAttention,
+  fuseGeglu,
+  fuseLinear,
+  fuseResidualNorm,
+  fuseRmsNorm,
+  fuseRope,
+} from "../passes/fusion/fuse.ts";
+import { packLinear } from "../passes/fusion/pack-linear.ts";
+import { shareTables } from "../passes/fusion/share-tables.ts";
 import { insertKvCache } from "../passes/kv-cache.ts";
 import type { Pass } from "../passes/pass.ts";
 import { pass } from "../passes/pass.ts";
@@ -28,8 +38,10 @@ import {
 } from "./support/random-graph.ts";
 
 const fusions = [fuseLinear(), fuseRmsNorm(), fuseGeglu(), fuseRope(), fuseAttention()];
+const tidying = [canonicalize(), fuseResidualNorm(), packLinear(), shareTables()];
 const exact = [
   ...fusions,
+  ...tidying,
   decompose(),
   foldWeights(),
   pass("decompose-half", {
@@ -101,7 +113,7 @@ describe("random graphs", () => {
 
   test("decompose(fuse(g)) === decompose(g)", () => {
     forAll(2000, (g) => {
-      for (const pass of fusions) expectSameOutputs(lower(pass.run(g)), lower(g));
+      for (const pass of [...fusions, fuseResidualNorm()]) expectSameOutputs(lower(pass.run(g)), lower(g));
       expectSameOutputs(lower(fuse(g)), lower(g));
       expectSameOutputs(lower(fuse(lower(g))), lower(g));
     });
@@ -114,7 +126,7 @@ describe("random graphs", () => {
   test("passes come to rest", () => {
     const twice = (run: (g: Graph) => Graph, g: Graph) => expectSameOutputs(run(run(g)), run(g));
     forAll(600, (g) => {
-      for (const pass of [...fusions, decompose(), foldWeights()]) twice((h) => pass.run(h), g);
+      for (const pass of [...fusions, ...tidying, decompose(), foldWeights()]) twice((h) => pass.run(h), g);
     });
   });
 
@@ -224,9 +236,18 @@ describe("gemma", () => {
   });
 
   test.each(models.map((g, i) => [i, g] as const))("%i: every pass keeps every bit", (_, g) => {
-    for (const pass of exact)
-      if (!sameOutcome(outcome(g, sizes, 5), outcome(pass.run(g), sizes, 5)))
-        throw new Error(`${pass.name} changed what gemma computes`);
+    const want = outcome(g, sizes, 5);
+    for (const start of [g, fuse(g)])
+      for (const pass of exact)
+        if (!sameOutcome(want, outcome(pass.run(start), sizes, 5)))
+          throw new Error(`${pass.name} changed what gemma computes`);
+  });
+
+  test.each(models.map((g, i) => [i, g] as const))("%i: tidied up, one after another", (_, g) => {
+    const tidy = tidying.reduce((h, pass) => pass.run(h), fuse(lower(g)));
+    const found = new Set(tidy.values().map((v) => v.op.name));
+    for (const op of ["residual_rms_norm", "slice"]) expect(found).toContain(op);
+    expect(sameOutcome(outcome(g, sizes, 5), outcome(tidy, sizes, 5))).toBe(true);
   });
 });
 
@@ -244,15 +265,20 @@ describe("the cache", () => {
     chunks: fc.array(fc.integer({ min: 1, max: 3 }), { minLength: 1, maxLength: 4 }),
     first: fc.constantFrom(0, 7),
     spelled: fc.boolean(),
+    /** Slots beyond those that are filled; without a number caches grow. */
+    spare: fc.option(fc.integer({ min: 0, max: 3 }), { nil: undefined }),
     seed: fc.nat(),
   });
 
   test("decoding in chunks of any size gives the logits of one full pass", () => {
-    const property = fc.property(models, ({ config, batch, chunks, first, spelled, seed }) => {
+    const property = fc.property(models, ({ config, batch, chunks, spelled, spare, seed, ...from }) => {
       const full = gemma(config, () => "f32");
-      const step = insertKvCache().run(spelled ? fuse(lower(full)) : full);
-      verify(step);
       const length = chunks.reduce((a, b) => a + b);
+      const capacity = spare === undefined ? 0 : length + spare;
+      // A slot's number is its position, so that texts in slots start at 0.
+      const first = capacity ? 0 : from.first;
+      const step = insertKvCache({ capacity }).run(spelled ? fuse(lower(full)) : full);
+      verify(step);
       const next = random(seed);
       const ids = Array.from({ length: batch * length }, () => Math.floor(next() * config.vocab));
       /** Columns `from` to `to` of a [batch, length] table. */
@@ -274,10 +300,20 @@ describe("the cache", () => {
       };
 
       const want = run(full, 0, length, feed(0, length)).logits as HostTensor;
-      const cache: Record<string, HostTensor> = {};
+      const slots = { shape: [batch, config.kvHeads, capacity, config.headDim] };
+      const zeros = new Float64Array(batch * config.kvHeads * capacity * config.headDim);
+      const cache: Record<string, HostTensor> = Object.fromEntries(
+        step.inputs
+          .filter((v) => String(v.attrs.name).startsWith("past_key_values."))
+          .map((v) => [String(v.attrs.name), { ...slots, data: zeros }]),
+      );
       let at = 0;
       for (const n of chunks) {
-        const past = { ...cache, past_positions: columns(0, at, (_, column) => first + column) };
+        const past = {
+          ...cache,
+          past_positions: columns(0, at, (_, column) => first + column),
+          start: { shape: [], data: Float64Array.of(at) },
+        };
         const out = run(step, at, n, { ...past, ...feed(at, at + n) });
         for (let row = 0; row < batch; row++) {
           const got = out.logits?.data.subarray(row * n * config.vocab, (row + 1) * n * config.vocab);

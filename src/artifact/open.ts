@@ -3,6 +3,8 @@ import { join } from "node:path";
 import type { ModelFacts, Session } from "../../backends/backend.ts";
 import { openSession } from "../../backends/onnx/index.ts";
 import { openReference } from "../../backends/reference/index.ts";
+import type { Pass } from "../../passes/pass.ts";
+import { runPasses } from "../../passes/pipeline.ts";
 import { type Checkpoint, type Generation, openCheckpoint } from "../checkpoint/checkpoint.ts";
 import { modelGraph } from "../model/load.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -59,14 +61,18 @@ async function openArtifact(
   };
 }
 
-/** Runs an opened checkpoint on the interpreter; closing the model closes the checkpoint. */
+/**
+ * Runs an opened checkpoint on the interpreter, after `passes` if there are any; closing the model closes the
+ * checkpoint.
+ */
 export async function openOnReference(
   path: string,
   checkpoint: Checkpoint,
-  { watch = [] }: OpenModelOptions = {},
+  { watch = [], passes = [] }: OpenModelOptions & { readonly passes?: readonly Pass[] } = {},
 ): Promise<Model> {
   const { graph, facts } = modelGraph(checkpoint);
-  const session = openReference(graph, checkpoint.weights, { facts, watch });
+  const changed = runPasses(graph, passes).graph;
+  const session = openReference(changed, checkpoint.weights, { facts, watch });
   const sizes = await Promise.all(checkpoint.files.map(async (f) => (await stat(join(path, f))).size));
   return {
     path,

@@ -44,15 +44,34 @@ function scratchFolder(): string {
 }
 
 async function translate(path: string): Promise<void> {
-  const morph = await loadTsMorph();
-  const { ModuleKind, ModuleResolutionKind, ModuleDetectionKind, ScriptTarget } = morph.ts;
-  const language = { target: ScriptTarget.ES2022, module: ModuleKind.ESNext };
-  const project = new morph.Project({
+  const { project, transpile } = await (compiler ??= startCompiler());
+  const files = ownFiles(project.addSourceFileAtPath(path), new Set());
+  check(project, [...files], path);
+  const fresh = [...files].filter((file) => !translated.has(file.getFilePath()));
+  for (const file of fresh) {
+    const place = join(scratchFolder(), `${translated.size}-${basename(file.getFilePath())}.mjs`);
+    translated.set(file.getFilePath(), pathToFileURL(place).href);
+  }
+  for (const file of fresh)
+    await writeFile(new URL(translated.get(file.getFilePath()) as string), transpile(linked(file)));
+}
+
+interface Compiler {
+  readonly project: Project;
+  transpile(text: string): string;
+}
+let compiler: Promise<Compiler> | undefined;
+
+/** One for all files: it reads the public API once. */
+async function startCompiler(): Promise<Compiler> {
+  const { Project, ts } = await loadTsMorph();
+  const language = { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext };
+  const project = new Project({
     compilerOptions: {
       ...language,
       // As NodeNext, but a file is a module whatever the nearest package.json says.
-      moduleResolution: ModuleResolutionKind.Bundler,
-      moduleDetection: ModuleDetectionKind.Force,
+      moduleResolution: ts.ModuleResolutionKind.Bundler,
+      moduleDetection: ts.ModuleDetectionKind.Force,
       strict: true,
       noEmit: true,
       isolatedModules: true,
@@ -61,17 +80,10 @@ async function translate(path: string): Promise<void> {
       paths: { [packageName]: [fileURLToPath(publicEntry).replace(/\.js$/, ".d.ts")] },
     },
   });
-  const files = ownFiles(project.addSourceFileAtPath(path), new Set());
-  check(project, [...files], path);
-  const fresh = [...files].filter((file) => !translated.has(file.getFilePath()));
-  for (const file of fresh) {
-    const place = join(scratchFolder(), `${translated.size}-${basename(file.getFilePath())}.mjs`);
-    translated.set(file.getFilePath(), pathToFileURL(place).href);
-  }
-  for (const file of fresh) {
-    const { outputText } = morph.ts.transpileModule(linked(file), { compilerOptions: language });
-    await writeFile(new URL(translated.get(file.getFilePath()) as string), outputText);
-  }
+  return {
+    project,
+    transpile: (text) => ts.transpileModule(text, { compilerOptions: language }).outputText,
+  };
 }
 
 async function loadTsMorph(): Promise<typeof import("ts-morph")> {

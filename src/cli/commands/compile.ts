@@ -7,8 +7,10 @@ import { print as printGraph } from "../../../ir/text/index.ts";
 import { groups } from "../../../passes/index.ts";
 import type { Pass } from "../../../passes/pass.ts";
 import { type Observer, PassError, parsePipeline } from "../../../passes/pipeline.ts";
+import { quantize } from "../../../passes/quantize.ts";
 import { type CompileOptions, type CompileReport, chooseBackends, compile, targets } from "../../compile.ts";
 import { loadPasses, loadPipeline } from "../../plugin/load.ts";
+import type { Proof } from "../../verify/proof.ts";
 import { checkWritable, interruptible, naming } from "../errors.ts";
 import { defined, names, repeated } from "../options.ts";
 import { duration, heading, note, plural, print, printJson, StatusLine, size, table } from "../terminal.ts";
@@ -19,6 +21,8 @@ type Flags = {
   force?: boolean;
   profile: NonNullable<CompileOptions["profile"]>;
   weights: NonNullable<CompileOptions["weights"]>;
+  quant?: "int8" | "int4";
+  verify: boolean;
   passes?: string;
   pass?: string[];
   weightsFrom?: string[];
@@ -38,7 +42,18 @@ export function addCompile(program: Command): void {
     .requiredOption("-t, --target <names>", "what to compile to, with commas between", names)
     .requiredOption("-o, --out <folder>", "the folder to make; several targets get a folder each inside")
     .option("-f, --force", "replace the artifact that is there")
-    .addOption(new Option("--profile <name>", "operators to use").choices(["standard"]).default("standard"))
+    .addOption(
+      new Option("--profile <name>", "the runtime's fastest operators, or those of the standard only")
+        .choices(["ort", "standard"])
+        .default("ort"),
+    )
+    .addOption(
+      new Option("--quant <scheme>", "short for --pass quantize{scheme=<scheme>,block=32}").choices([
+        "int8",
+        "int4",
+      ]),
+    )
+    .option("--no-verify", "do not run the artifact against the checkpoint at the end")
     .addOption(
       new Option("--weights <dtype>", "keep weights as stored, or widen them for runtimes without bf16")
         .choices(["stored", "f32"])
@@ -65,6 +80,7 @@ export function addCompile(program: Command): void {
 
 Examples:
   gemmac compile gemma-2b --target onnx -o gemma-2b-onnx
+  gemmac compile gemma-2b --target onnx -o gemma-2b-int8 --quant int8
   gemmac compile gemma-2b --target onnx -o gemma-2b-onnx --force --json
   gemmac compile gemma-2b --target onnx -o capped --pass "./cap-logits.ts{cap=30}"
   gemmac compile gemma-2b --target onnx -o plain --passes "fuse,insert-kv-cache"`,
@@ -77,7 +93,8 @@ async function action(checkpoint: string, flags: Flags): Promise<void> {
   await checkWritable(out, true);
   const own = chooseBackends(target, { profile, weights }).flatMap((backend) => backend.passes);
   const pipeline = flags.passes === undefined ? undefined : await loadPipeline(flags.passes, own);
-  const insert = (await Promise.all((flags.pass ?? []).map(loadPasses))).flat();
+  const users = (await Promise.all((flags.pass ?? []).map(loadPasses))).flat();
+  const insert = [...users, ...(flags.quant ? [quantize({ scheme: flags.quant })] : [])];
   const status = new StatusLine();
   const bar = progressBar();
   const show = new GraphPrinter(flags.printAfter ?? (flags.printTo ? ["all"] : []), flags.printTo);
@@ -89,6 +106,7 @@ async function action(checkpoint: string, flags: Flags): Promise<void> {
       profile,
       weights,
       insert,
+      verify: flags.verify,
       signal,
       ...defined({ pipeline, extraWeights: flags.weightsFrom }),
       observe: show.observe,
@@ -159,14 +177,25 @@ class GraphPrinter {
     if (unseen.length > 0) note(`warning: --print-after names ${unseen.join(", ")}, which did not run`);
   }
 }
+
+/** How the artifact stands to the checkpoint, on one line. */
+function proofLine({ tokens, worst, scores, loss }: Proof): string {
+  const agreement = ({ kl, top1 }: Proof["scores"]) =>
+    `KL ${kl.toExponential(1)} nats, ${top1 ? "the same" : "another"} top token`;
+  const difference = `largest difference ${worst.share.toExponential(1)} of ${worst.allowed.toExponential(1)} allowed`;
+  const lost = loss ? `; the passes' own loss: ${agreement(loss)}` : "";
+  return `verified on ${plural(tokens, "token")}: ${difference}, ${agreement(scores)}${lost}`;
+}
+
 function printReport({ targets, seconds }: CompileReport, verbose: boolean): void {
-  for (const { target, dir, bytes, files, passes } of targets) {
+  for (const { target, dir, bytes, files, passes, proof } of targets) {
     print(heading(`${target}  ${dir}  ${size(bytes)}`));
     print(table(files.map((file) => [file.path, size(file.bytes)])));
     if (verbose)
       print(
         table(passes.map((p) => [p.name, `${(p.seconds * 1000).toFixed(1)} ms`, plural(p.nodes, "node")])),
       );
+    if (proof) print(proofLine(proof));
   }
   print(`${plural(targets.length, "target")} compiled in ${duration(seconds)}`);
 }
