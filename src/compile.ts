@@ -4,6 +4,7 @@ import { type Backend, type EmittedFile, legalize, type ModelFacts } from "../ba
 import { writeFileHashed } from "../backends/files.ts";
 import { onnx, type WeightStorage } from "../backends/onnx/index.ts";
 import { byteLength } from "../backends/stream/index.ts";
+import type { Weights } from "../backends/weights.ts";
 import { UserError } from "../ir/error.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { primitives } from "../ir/ops/index.ts";
@@ -11,6 +12,7 @@ import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
 import { type Manifest, manifestFile, manifestFormat } from "./artifact/manifest.ts";
 import { checkOut, makeFolder, partialPath, putInPlace } from "./artifact/output.ts";
+import { asksImportance, calibrationIds, measureImportance } from "./calibrate.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
 import { readJson } from "./checkpoint/json.ts";
 import { checkStored, type Extra, openExtra, overlay } from "./checkpoint/overlay.ts";
@@ -43,6 +45,8 @@ export interface CompileOptions {
   readonly insert?: readonly Pass[];
   /** Files or folders of weights beside the checkpoint's, such as an adapter's, for passes to use. */
   readonly extraWeights?: readonly string[];
+  /** A text like those the model will see, for quantize{method=search}; a built-in one when left out. */
+  readonly calibration?: string;
   /** Whether to run the artifact against the checkpoint at the end; true when left out. */
   readonly verify?: boolean;
   /** Told of the graph after each pass. */
@@ -120,12 +124,17 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const { checkpoint, options, warn } = job;
   const { graph, facts: source, warnings } = modelGraph(checkpoint);
   for (const w of warnings) warn(w);
-  const weights = job.extras.reduce((all, extra) => overlay(all, extra.weights), checkpoint.weights);
+  const stored = job.extras.reduce((all, extra) => overlay(all, extra.weights), checkpoint.weights);
   const pipeline = pipelineOf(backend, options);
   const { graph: optimized, records } = runPasses(graph, pipeline, options.observe);
   checkLaws(checkpoint, pipeline, backend.passes, warn);
   const legal = legalize(optimized, backend);
   checkOps(legal, backend);
+  const { vocab, context } = checkpoint.config;
+  const calibration = asksImportance(legal)
+    ? await calibrationIds(checkpoint.dir, vocab, context, options.calibration)
+    : [];
+  const weights = overlay(stored, await measureImportance(graph, legal, checkpoint.weights, calibration));
   checkStored(legal, weights);
   warnUnread(legal, job);
   const facts = factsOf(legal, source);
@@ -150,28 +159,10 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   if (!copied.some((f) => f.path === "tokenizer.json"))
     warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
   const dataFiles = files.filter((f) => f.path.includes("_data")).length;
-  const config = await writeConfig(checkpoint, facts, dir, dataFiles);
+  const config = await writeFileHashed(dir, "config.json", await configText(checkpoint, facts, dataFiles));
   const all = [...files, config, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
-  const manifest: Manifest = {
-    format: manifestFormat,
-    gemmac: version,
-    target: backend.name,
-    profile: options.profile ?? "ort",
-    model: checkpoint.config,
-    config: checkpoint.keys,
-    generation: checkpoint.generation,
-    facts,
-    passes: printPipeline(pipeline),
-    source: await describeSource(job),
-    licence: {
-      files: copied.map((f) => f.path).filter((p) => licenceFile.test(p)),
-      notice:
-        "The weights stay under the licence of the checkpoint they come from; they were changed in format only.",
-    },
-    files: all,
-    activations,
-  };
-  const written = await writeFileHashed(dir, manifestFile, `${JSON.stringify(manifest, null, 1)}\n`);
+  const described = { target: backend.name, pipeline, calibration, facts, files: all, activations };
+  const written = await writeFileHashed(dir, manifestFile, await manifestText(job, described));
   const bytes = [...all, written].reduce((sum, f) => sum + f.bytes, 0);
   const laws = pipeline.map((p) => p.law);
   const originals = { original: graph, originalFacts: source };
@@ -213,7 +204,7 @@ async function proven(
 }
 
 /** What the artifact's readers must know, as passes left it: one may have dropped layers. */
-function factsOf(g: Graph, source: ModelFacts): ModelFacts {
+export function factsOf(g: Graph, source: ModelFacts): ModelFacts {
   const keys = Object.keys(g.outputs).filter((name) => /^present\.\d+\.key$/.test(name));
   return keys.length > 0 ? { ...source, layers: keys.length } : source;
 }
@@ -270,24 +261,27 @@ const licenceFile = /^(licen[cs]e|notice|use_policy)([._-].*)?$/i;
 
 /** The tokenizer and licence files travel with the weights, unchanged. */
 async function copyCompanions(from: string, to: string): Promise<EmittedFile[]> {
-  const entries = await readdir(from);
-  const names = entries.filter((f) => companions.test(f) || licenceFile.test(f)).sort();
   const copied: EmittedFile[] = [];
-  for (const name of names) {
-    const path = join(from, name);
-    // A folder or a pipe may have such a name too; reading a pipe would wait for ever.
-    if ((await stat(path)).isFile()) copied.push(await writeFileHashed(to, name, await readFile(path)));
-  }
+  for (const { path } of await companionsOf(from))
+    copied.push(await writeFileHashed(to, path, await readFile(join(from, path))));
   return copied;
 }
 
+/** The files of a checkpoint's folder that travel with the weights. */
+export async function companionsOf(dir: string): Promise<Pick<EmittedFile, "path" | "bytes">[]> {
+  const entries = await readdir(dir);
+  const names = entries.filter((f) => companions.test(f) || licenceFile.test(f)).sort();
+  const found = await Promise.all(names.map(async (path) => ({ path, entry: await stat(join(dir, path)) })));
+  // A folder or a pipe may have such a name too; reading a pipe would wait for ever.
+  return found.filter((f) => f.entry.isFile()).map(({ path, entry }) => ({ path, bytes: entry.size }));
+}
+
 /** config.json as Hugging Face clients read it: what the checkpoint says, defaults spelled out, and how to load it. */
-async function writeConfig(
+export async function configText(
   checkpoint: Checkpoint,
   facts: ModelFacts,
-  dir: string,
   dataFiles: number,
-): Promise<EmittedFile> {
+): Promise<string> {
   const original = await readJson(join(checkpoint.dir, "config.json"));
   const defaulted = checkpoint.keys.filter((k) => k.source === "defaulted").map((k) => [k.key, k.value]);
   const config = {
@@ -296,10 +290,50 @@ async function writeConfig(
     num_hidden_layers: facts.layers,
     "transformers.js_config": { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } },
   };
-  return writeFileHashed(dir, "config.json", `${JSON.stringify(config, null, 2)}\n`);
+  return `${JSON.stringify(config, null, 2)}\n`;
 }
 
-async function describeSource({ checkpoint, extras }: Job): Promise<Manifest["source"]> {
+interface Made extends Pick<Manifest, "facts" | "files" | "activations" | "calibration"> {
+  readonly target: string;
+  readonly pipeline: readonly Pass[];
+}
+
+/** What `manifest.json` will say. */
+export async function manifestText(
+  {
+    checkpoint,
+    extras,
+    options,
+  }: Pick<Job, "checkpoint" | "extras"> & { options: Pick<CompileOptions, "profile"> },
+  { target, pipeline, calibration, facts, files, activations }: Made,
+): Promise<string> {
+  const manifest: Manifest = {
+    format: manifestFormat,
+    gemmac: version,
+    target,
+    profile: options.profile ?? "ort",
+    model: checkpoint.config,
+    config: checkpoint.keys,
+    generation: checkpoint.generation,
+    facts,
+    passes: printPipeline(pipeline),
+    calibration,
+    source: await describeSource({ checkpoint, extras }),
+    licence: {
+      files: files.map((f) => f.path).filter((p) => licenceFile.test(p)),
+      notice:
+        "The weights stay under the licence of the checkpoint they come from; they were changed in format only.",
+    },
+    files,
+    activations,
+  };
+  return `${JSON.stringify(manifest, null, 1)}\n`;
+}
+
+async function describeSource({
+  checkpoint,
+  extras,
+}: Pick<Job, "checkpoint" | "extras">): Promise<Manifest["source"]> {
   const { dir, files } = checkpoint;
   const sizes = files.map(async (path) => ({ path, bytes: (await stat(join(dir, path))).size }));
   // The Hub's cache keeps a checkpoint under its revision.

@@ -13,6 +13,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { UserError } from "../ir/error.ts";
+import { mul } from "../ir/ops/index.ts";
+import { map, pass } from "../passes/pass.ts";
+import { parsePipeline } from "../passes/pipeline.ts";
 import { openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
 import { verify } from "../src/verify/verify.ts";
@@ -184,4 +187,37 @@ test("verify names the first activation that is off, and what the artifact was m
   await expect(verify(out, join(import.meta.dirname, "data/models/gemma1-mqa"))).rejects.toThrow(
     "was made for",
   );
+});
+
+test.each([
+  "quantize{scheme=int8,block=64}",
+  "quantize{scheme=int4,block=32,embed=int8,mlp=none}",
+  "quantize{scheme=int4,range=middle}",
+  "quantize{scheme=int4,method=search}",
+  "quantize{scheme=int8,block=0}",
+])("%s: proven on both profiles, and verify agrees", async (text) => {
+  for (const profile of ["standard", "ort"] as const) {
+    const options = { targets: ["onnx"], out: join(fresh(), "out"), profile, insert: parsePipeline(text) };
+    const { out, targets } = await compile(tiny, options);
+    const proof = targets[0]?.proof;
+    expect(proof?.ok, profile).toBe(true);
+    expect(proof?.loss?.kl).toBeLessThan(1);
+    // Without 8-bit activations nothing but the order of sums is left.
+    if (profile === "standard") expect(proof?.worst.share).toBeLessThan(1e-5);
+    expect(await verify(out, tiny), profile).toMatchObject({ ok: true });
+  }
+});
+
+test("a breach fails the build, is told by name and leaves nothing", async () => {
+  const wrong = pass("sabotage", {
+    doc: "Claims to be exact, and doubles the last product.",
+    run: (g) =>
+      map(g, (v, before) => (g.origins.get(before) === "model/layers.1/mlp/down_proj" ? mul(v, 2) : v)),
+  })();
+  const work = fresh();
+  const options = { targets: ["onnx"], out: join(work, "out"), insert: [wrong] };
+  const error = await compile(tiny, options).catch((e) => e);
+  expect(error).toBeInstanceOf(UserError);
+  expect(error.trouble).toBe("verify");
+  expect(readdirSync(work)).toEqual([]);
 });

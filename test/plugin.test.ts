@@ -297,7 +297,7 @@ describe("the command line", () => {
     expect(text).toMatch(
       /^share-tables,fuse-linear,.*insert-kv-cache.*fold-weights\{work=blockwise,casts=leave\}$/,
     );
-    const whole = await compiled("whole", "--passes", text, "--json");
+    const whole = await compiled("whole", "--no-verify", "--passes", text, "--json");
     expect(whole.code).toBe(0);
     const records: { name: string; seconds: number; nodes: number }[] = JSON.parse(whole.out).targets[0]
       .passes;
@@ -307,7 +307,7 @@ describe("the command line", () => {
   });
 
   test("prints graphs after passes", async () => {
-    const args = ["--pass", "./mine.mjs", "--verbose"];
+    const args = ["--pass", "./mine.mjs", "--verbose", "--no-verify"];
     const all = await compiled("printed", ...args, "--print-after", "all", "--print-to", "graphs");
     expect(all.code).toBe(0);
     expect(all.out).toMatch(/^ {2}mine +[\d.]+ ms +\d+ nodes$/m);
@@ -337,7 +337,7 @@ async function logits(path: string): Promise<Float32Array> {
 describe("examples", () => {
   let base: Float32Array;
   beforeAll(async () => {
-    await compile(tiny, { targets: ["onnx"], out: join(tmp, "base") });
+    await compile(tiny, { targets: ["onnx"], profile: "standard", out: join(tmp, "base") });
     base = await logits(join(tmp, "base"));
   });
 
@@ -405,6 +405,8 @@ describe("examples", () => {
     const dir = await built(
       "fused",
       "new-op.ts",
+      "--profile",
+      "standard",
       "--print-after",
       "residual-linear",
       "--print-to",

@@ -14,10 +14,10 @@ const dataFile = (n: number) => `model.onnx_data${n ? `_${n}` : ""}`;
 /** Tensors start on pages, so that a runtime can map them. */
 const page = 4096;
 /** Node and browsers read a file whole, up to 2 GiB; data files stay below that. */
-const maxDataFile = 2 ** 31 - page;
+export const maxDataFile = 2 ** 31 - page;
 
 /** A tensor of the data files. */
-interface Stored {
+export interface Stored {
   readonly name: string;
   readonly type: number;
   readonly dims: readonly number[];
@@ -25,12 +25,19 @@ interface Stored {
   blocks(stream: WeightStream): AsyncIterable<Uint8Array>;
 }
 
-/**
- * Writes `onnx/model.onnx` and its data files, with the emitters of one profile. Weights stream through: peak memory
- * is a few blocks.
- */
-export async function emit(request: EmitRequest, profile: Profile): Promise<Emitted> {
-  const { graph, dir, facts } = request;
+/** Everything an artifact will hold but the bytes of its weights. */
+export interface Layout {
+  /** What `onnx/model.onnx` holds. */
+  readonly model: Uint8Array;
+  /** The tensors of the data files: the graph's weights in order, then tables that the runtime needs. */
+  readonly stored: readonly Stored[];
+  readonly places: readonly Placement[];
+  /** What each origin's value is called in the artifact. */
+  readonly activations: Emitted["activations"];
+}
+
+/** Lays out the artifact of `graph` with the emitters of one profile. Reads no weights. */
+export function layOut({ graph, facts }: Pick<EmitRequest, "graph" | "facts">, profile: Profile): Layout {
   const b = new Builder(graph, facts.context);
   const weights = graph.weights();
   for (const w of weights) b.names.set(w, String(w.attrs.name));
@@ -43,9 +50,18 @@ export async function emit(request: EmitRequest, profile: Profile): Promise<Emit
   const external = stored.map((t, i) => externalTensor(t.name, t.type, t.dims, places[i] as Placement));
   const initializer = [...b.initializers, ...external];
   const proto = { name: graph.name, input: b.inputs, output, node: b.nodes, initializer };
-  const file = await writeFileHashed(dir, modelFile, encodeModel(proto, {}));
   const reached = [...graph.origins].filter(([v]) => b.names.has(v));
   const activations = Object.fromEntries(reached.map(([v, origin]) => [origin, b.name(v)]));
+  return { model: encodeModel(proto, {}), stored, places, activations };
+}
+
+/**
+ * Writes `onnx/model.onnx` and its data files, with the emitters of one profile. Weights stream through: peak memory
+ * is a few blocks.
+ */
+export async function emit(request: EmitRequest, profile: Profile): Promise<Emitted> {
+  const { model, stored, places, activations } = layOut(request, profile);
+  const file = await writeFileHashed(request.dir, modelFile, model);
   return { files: [file, ...(await writeData(request, stored, places))], activations };
 }
 

@@ -10,12 +10,13 @@ export const packLinear = pass("pack-linear", {
     const groups = new Map<Value, Value[]>();
     for (const v of g.values()) {
       const product = linear.of(v);
-      if (product) groups.set(product.x, [...(groups.get(product.x) ?? []), v]);
+      if (product && typeof v.type.at(-1) === "number")
+        groups.set(product.x, [...(groups.get(product.x) ?? []), v]);
     }
     return map(g, (v, before) => {
       const product = linear.of(v);
       const group = groups.get(before.inputs[0] as Value);
-      if (!product || !group || group.length < 2) return v;
+      if (!product || !group?.includes(before) || group.length < 2) return v;
       const rows = group.map((one) => one.inputs[1] as Value);
       const packed = linear(
         product.x,

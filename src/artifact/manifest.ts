@@ -23,6 +23,8 @@ export interface Manifest {
   readonly facts: ModelFacts;
   /** The pipeline, as `--passes` takes it. */
   readonly passes: string;
+  /** Tokens that the model was measured on before it was quantized; empty when it was not. */
+  readonly calibration: readonly number[];
   readonly source: {
     readonly revision: string | null;
     readonly files: readonly { readonly path: string; readonly bytes: number }[];
@@ -70,6 +72,7 @@ function isManifest(m: JsonObject): boolean {
     [m.files, source.files].every((files) => Array.isArray(files) && files.every(plain)) &&
     [m.activations, m.model, m.licence].every(isObject) &&
     Array.isArray(m.config) &&
+    Array.isArray(m.calibration) &&
     ["gemmac", "target", "profile", "passes"].every((key) => typeof m[key] === "string")
   );
 }

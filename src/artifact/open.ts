@@ -5,7 +5,9 @@ import { openSession } from "../../backends/onnx/index.ts";
 import { openReference } from "../../backends/reference/index.ts";
 import type { Pass } from "../../passes/pass.ts";
 import { runPasses } from "../../passes/pipeline.ts";
+import { measureImportance } from "../calibrate.ts";
 import { type Checkpoint, type Generation, openCheckpoint } from "../checkpoint/checkpoint.ts";
+import { overlay } from "../checkpoint/overlay.ts";
 import { modelGraph } from "../model/load.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { checkSize, type Manifest, readManifest } from "./manifest.ts";
@@ -61,6 +63,12 @@ async function openArtifact(
   };
 }
 
+/** What is done to a model before it runs, and the tokens that passes want it measured on. */
+interface ChangedModel {
+  readonly passes?: readonly Pass[];
+  readonly calibration?: readonly number[];
+}
+
 /**
  * Runs an opened checkpoint on the interpreter, after `passes` if there are any; closing the model closes the
  * checkpoint.
@@ -68,11 +76,12 @@ async function openArtifact(
 export async function openOnReference(
   path: string,
   checkpoint: Checkpoint,
-  { watch = [], passes = [] }: OpenModelOptions & { readonly passes?: readonly Pass[] } = {},
+  { watch = [], passes = [], calibration = [] }: OpenModelOptions & ChangedModel = {},
 ): Promise<Model> {
   const { graph, facts } = modelGraph(checkpoint);
   const changed = runPasses(graph, passes).graph;
-  const session = openReference(changed, checkpoint.weights, { facts, watch });
+  const measured = await measureImportance(graph, changed, checkpoint.weights, calibration);
+  const session = openReference(changed, overlay(checkpoint.weights, measured), { facts, watch });
   const sizes = await Promise.all(checkpoint.files.map(async (f) => (await stat(join(path, f))).size));
   return {
     path,

@@ -7,6 +7,7 @@ import { addInspect } from "./commands/inspect.ts";
 import { addLogits, addVerify } from "./commands/numbers.ts";
 import { addOps } from "./commands/ops.ts";
 import { addPasses } from "./commands/passes.ts";
+import { addPlan } from "./commands/plan.ts";
 import { addRun } from "./commands/run.ts";
 import { addView } from "./commands/view.ts";
 import { exitCodeHelp, exitCodes, isBrokenPipe, report } from "./errors.ts";
@@ -30,6 +31,7 @@ function build(): Command {
     addVerify,
     addLogits,
     addInspect,
+    addPlan,
     addDiff,
     addView,
     addOps,

@@ -68,7 +68,11 @@ export async function verify(
     const sequences = await choose(options, manifest, checkpoint);
     const watch = Object.keys(manifest.activations);
     const rounding = quantizing(manifest);
-    const reference = await openOnReference(checkpoint, opened, { watch, passes: rounding });
+    const reference = await openOnReference(checkpoint, opened, {
+      watch,
+      passes: rounding,
+      calibration: manifest.calibration,
+    });
     const candidate = await openModel(artifact, { watch });
     try {
       const tally = new Tally(

@@ -2,6 +2,7 @@ import type { Value } from "../../../ir/graph.ts";
 import { composite, float, int } from "../../../ir/op.ts";
 import { attention, concat, reshape, rope, transpose } from "../../../ir/ops/index.ts";
 import { any } from "../../../ir/pattern.ts";
+import { map, pass } from "../../../passes/pass.ts";
 import { rewrite, rule } from "../../../passes/rewrite.ts";
 
 /** [B,T,heads·D] → [B,heads,T,D]. */
@@ -52,8 +53,8 @@ const mixed = attention(
   concat(any("past_positions"), any("positions")),
 );
 
-export const fuseGqa = rewrite("fuse-gqa", {
-  doc: "Rotation, cache and attention of one layer → group_query_attention, present_key and present_value.",
+const find = rewrite("find-gqa", {
+  doc: "Rotation, cache and attention of one layer, and what it leaves in the caches.",
   rules: [
     rule("the whole of it", reshape(transpose(mixed)), (m, root) => {
       const core = root.inputs[0]?.inputs[0] as Value;
@@ -81,4 +82,21 @@ export const fuseGqa = rewrite("fuse-gqa", {
       return made.op.decompose?.(made.inputs, made.attrs) === root ? made : undefined;
     }),
   ],
+});
+
+export const fuseGqa = pass("fuse-gqa", {
+  doc: "Rotation, cache and attention of one layer → group_query_attention, present_key and present_value.",
+  run(g) {
+    const found = find().run(g);
+    const made = new Set<Value>();
+    for (const v of found.values()) {
+      const a = group_query_attention.of(v);
+      if (!a) continue;
+      made.add(present_key(a.k, a.past_key, a.positions, { theta: a.attrs.theta }));
+      made.add(present_value(a.v, a.past_value));
+    }
+    // Caches are results of the one operator. Where a pass changed the attention, they are joined as they were.
+    const alone = (v: Value) => (present_key.of(v) || present_value.of(v)) && !made.has(v);
+    return map(found, (v, before) => (alone(before) && v.op.decompose?.(v.inputs, v.attrs)) || v);
+  },
 });

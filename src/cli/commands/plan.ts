@@ -1,0 +1,132 @@
+import { type Command, Option } from "commander";
+import { quantize } from "../../../passes/quantize.ts";
+import { type CompileOptions, chooseBackends, targets } from "../../compile.ts";
+import { type Plan, plan } from "../../plan/plan.ts";
+import { loadPasses, loadPipeline } from "../../plugin/load.ts";
+import { defined, integer, repeated } from "../options.ts";
+import { duration, heading, number, print, printJson, size, table, wrap } from "../terminal.ts";
+
+type Flags = {
+  target: string;
+  profile: NonNullable<CompileOptions["profile"]>;
+  weights: NonNullable<CompileOptions["weights"]>;
+  quant?: "int8" | "int4";
+  passes?: string;
+  pass?: string[];
+  context?: number[];
+  out?: string;
+  json?: boolean;
+};
+
+/** Adds `gemmac plan`. */
+export function addPlan(program: Command): void {
+  program
+    .command("plan")
+    .summary("print what compiling would write and need")
+    .description(
+      "Print what compiling would write and need: sizes to the byte, the cache by length of text, memory, time on " +
+        "this machine, and limits that are met. Reads no weights.",
+    )
+    .argument("<model>", "folder of a checkpoint, or a preset such as gemma-2b")
+    .addOption(
+      new Option("-t, --target <name>", "what to compile to")
+        .choices(targets.map((t) => t.name))
+        .makeOptionMandatory(),
+    )
+    .addOption(
+      new Option("--profile <name>", "the runtime's fastest operators, or those of the standard only")
+        .choices(["ort", "standard"])
+        .default("ort"),
+    )
+    .addOption(
+      new Option("--quant <scheme>", "short for --pass quantize{scheme=<scheme>,block=32}").choices([
+        "int8",
+        "int4",
+      ]),
+    )
+    .addOption(
+      new Option("--weights <dtype>", "keep weights as stored, or widen them for runtimes without bf16")
+        .choices(["stored", "f32"])
+        .default("stored"),
+    )
+    .option("--passes <pipeline>", "passes to run in the place of the target's own; see gemmac passes")
+    .option(
+      "--pass <file>",
+      "a pass of yours, run after the target's fusions: a file or a package; may be repeated",
+      repeated(String),
+    )
+    .option("-c, --context <tokens>", "a length of text to plan for; may be repeated", repeated(integer(1)))
+    .option("-o, --out <folder>", "a folder on the disk that the artifact would go to (default: this one)")
+    .option("--json", "print JSON")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  gemmac plan gemma-2b --target onnx
+  gemmac plan gemma-7b --target onnx --quant int4 --context 4096 --json`,
+    )
+    .action(action);
+}
+
+async function action(model: string, flags: Flags): Promise<void> {
+  const { target, profile, weights, quant, context: contexts, out: folder, json } = flags;
+  const own = chooseBackends([target], { profile, weights }).flatMap((backend) => backend.passes);
+  const pipeline = flags.passes === undefined ? undefined : await loadPipeline(flags.passes, own);
+  const users = (await Promise.all((flags.pass ?? []).map(loadPasses))).flat();
+  const insert = [...users, ...(quant ? [quantize({ scheme: quant })] : [])];
+  const made = await plan(model, {
+    target,
+    profile,
+    weights,
+    insert,
+    ...defined({ pipeline, contexts, folder }),
+  });
+  if (json) printJson(made);
+  else printPlan(made);
+}
+
+function printPlan({ model, kind, target, artifact, cache, memory, time, limits }: Plan): void {
+  print(heading(`${target}  ${model}  ${size(artifact.bytes)}`));
+  print(
+    table(
+      Object.entries(artifact.classes).map(([name, bytes]) => [
+        name,
+        size(bytes),
+        `${((100 * bytes) / artifact.bytes).toFixed(1)} %`,
+      ]),
+    ),
+  );
+  if (kind === "preset") print("  without tokenizer, config and manifest: a preset has none");
+  section(
+    "Files",
+    artifact.files.map(({ path, bytes }) => [path, size(bytes)]),
+  );
+  const { largest } = artifact;
+  if (largest) print(`  largest tensor  ${largest.name}, ${size(largest.bytes)}`);
+  section(`Cache, ${cache.dtype}`, [
+    ["a token", size(cache.bytesPerToken)],
+    ...cache.contexts.map(({ tokens, bytes }) => [`${number(tokens)} tokens`, size(bytes)]),
+  ]);
+  section("Memory, estimated", [
+    ["compile", size(memory.compile), "with --no-verify"],
+    ["compile and verify", size(memory.verify)],
+    ...memory.run.map(({ tokens, bytes }) => [`run, ${number(tokens)} tokens`, size(bytes)]),
+  ]);
+  if (time) {
+    section("Time, estimated", [
+      ["write", duration(time.write)],
+      ["verify", duration(time.verify)],
+    ]);
+    for (const line of wrap(`from ${time.basis}`, 78)) print(`  ${line}`);
+  }
+  section(
+    "Limits",
+    limits.map((limit) => [limit]),
+  );
+}
+
+function section(title: string, rows: readonly (readonly string[])[]): void {
+  if (rows.length === 0) return;
+  print(`\n${heading(title)}`);
+  print(table(rows));
+}

@@ -1,0 +1,111 @@
+import type { ModelFacts } from "../../backends/backend.ts";
+import { layOut, maxDataFile, modelFile, type Profile } from "../../backends/onnx/emit.ts";
+import { emitters } from "../../backends/onnx/emitters.ts";
+import { contrib } from "../../backends/onnx/ort/emitters.ts";
+import type { Graph, Value } from "../../ir/graph.ts";
+import { block_zero, preparations, quant_gather, quant_linear, quantize } from "../../ir/ops/index.ts";
+import { rowParts } from "../../passes/fold-weights.ts";
+
+/** What the bytes of an artifact are for, in the order in which they are told. */
+export const classes = [
+  "embedding",
+  "head",
+  "attention",
+  "mlp",
+  "norms",
+  "other weights",
+  "scales",
+  "zero points",
+  "tables",
+  "padding",
+  "graph",
+  "other files",
+] as const;
+export type TensorClass = (typeof classes)[number];
+
+export interface PlannedFile {
+  readonly path: string;
+  readonly bytes: number;
+}
+
+/** What a target would write, and which of its limits are in the way. */
+export interface Artifact {
+  readonly files: readonly PlannedFile[];
+  readonly classes: Readonly<Partial<Record<TensorClass, number>>>;
+  readonly largest: { readonly name: string; readonly bytes: number } | undefined;
+  readonly limits: readonly string[];
+  readonly activations: Readonly<Record<string, string>>;
+}
+
+const profiles: Readonly<Record<"standard" | "ort", Profile>> = { standard: { emitters }, ort: contrib };
+
+/** The ONNX artifact of a graph that is ready to emit, to the byte. */
+export function onnxArtifact(graph: Graph, facts: ModelFacts, profile: "standard" | "ort"): Artifact {
+  const { model, stored, places, activations } = layOut({ graph, facts }, profiles[profile]);
+  const weights = graph.weights();
+  const sums: Partial<Record<TensorClass, number>> = {};
+  const count = (name: TensorClass, bytes: number) => void (sums[name] = (sums[name] ?? 0) + bytes);
+  const ends = new Map<string, number>();
+  for (const [i, { location, offset, length }] of places.entries()) {
+    const w = weights[i];
+    count(w ? classOf(w, graph) : "tables", length);
+    count("padding", offset - (ends.get(location) ?? 0));
+    ends.set(location, offset + length);
+  }
+  count("graph", model.byteLength);
+  const data = [...ends].map(([location, bytes]) => ({ path: `onnx/${location}`, bytes }));
+  const sizes = stored.map(({ name, length }) => ({ name, bytes: length }));
+  return {
+    files: [{ path: modelFile, bytes: model.byteLength }, ...data],
+    classes: sums,
+    largest: sizes.toSorted((a, b) => b.bytes - a.bytes)[0],
+    limits: limitsOf(graph, data, sizes, profile),
+    activations,
+  };
+}
+
+function limitsOf(
+  graph: Graph,
+  data: readonly PlannedFile[],
+  sizes: readonly { readonly name: string; readonly bytes: number }[],
+  profile: "standard" | "ort",
+): string[] {
+  const limits: string[] = [];
+  const parts = (n: number) => (n === 1 ? "1 data file" : `${n} data files`);
+  if (data.length > 1)
+    limits.push(`the weights are split into ${parts(data.length)}: Node and browsers read less than 2 GiB`);
+  for (const { name, bytes } of sizes)
+    if (bytes > maxDataFile)
+      limits.push(
+        `${name} alone has ${bytes} bytes, so its data file is over the 2 GiB that Node and browsers read; --quant makes it smaller`,
+      );
+  for (const w of graph.weights()) {
+    const made = recipe(w, graph);
+    if (made.op.name === "cast" && made.type.rank > 1 && made.inputs[0]?.dtype !== "f32")
+      limits.push(`${String(w.attrs.name)} is written as ${w.dtype}, not as ${made.inputs[0]?.dtype}`);
+  }
+  const coded = graph.values().some((v) => quant_linear.of(v) || quant_gather.of(v));
+  const codes = graph.weights().some((w) => classedBy(w, graph)?.op === quantize);
+  if (codes && !coded && profile === "ort")
+    limits.push("no fast operator takes these blocks, so codes are widened when the artifact is loaded");
+  return limits;
+}
+
+/** What a param of the graph is made by; itself when it lies as it is stored. */
+const recipe = (w: Value, graph: Graph): Value => graph.setup[String(w.attrs.name)] ?? w;
+const classedBy = (w: Value, graph: Graph): Value | undefined => rowParts(recipe(w, graph))[0];
+
+const coding: ReadonlySet<unknown> = new Set(Object.values(preparations));
+
+/** Names of weights begin with that of the stored one which they are made from. */
+function classOf(w: Value, graph: Graph): TensorClass {
+  const made = classedBy(w, graph);
+  if (made && coding.has(made.op) && made.op !== quantize)
+    return made.op === block_zero ? "zero points" : "scales";
+  const name = String(w.attrs.name);
+  if (name.includes("embed_tokens")) return "embedding";
+  if (name.includes("lm_head")) return "head";
+  if (name.includes("norm")) return "norms";
+  if (name.includes("attn")) return "attention";
+  return name.includes("mlp") ? "mlp" : "other weights";
+}

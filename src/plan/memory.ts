@@ -1,0 +1,140 @@
+import { byteLength } from "../../backends/stream/index.ts";
+import type { Graph, Value } from "../../ir/graph.ts";
+import { cast, dequantize, gather, quantize } from "../../ir/ops/index.ts";
+import { dtypes } from "../../ir/type.ts";
+import { codesOf, rowParts } from "../../passes/fold-weights.ts";
+import type { Artifact } from "./artifact.ts";
+
+export interface Cache {
+  readonly dtype: string;
+  readonly bytesPerToken: number;
+  bytes(tokens: number): number;
+}
+
+/** The cache of one text. One with a capacity has its full size from the start. */
+export function cacheOf(graph: Graph): Cache {
+  const caches = graph.inputs.filter((v) => String(v.attrs.name).startsWith("past_key_values."));
+  const one = (v: Value, tokens: number) =>
+    v.shape.reduce<number>(
+      (n, d, axis) => n * (axis === 0 ? 1 : typeof d === "number" ? d : tokens),
+      dtypes[v.dtype] / 8,
+    );
+  const bytes = (tokens: number) => caches.reduce((sum, v) => sum + one(v, tokens), 0);
+  return { dtype: caches[0]?.dtype ?? "none", bytesPerToken: bytes(2) - bytes(1), bytes };
+}
+
+const MB = 1e6;
+/** Elements that the weight stream handles at once. */
+const streamBlock = 1 << 21;
+
+/** Bytes, as measured with Node 20 on Linux over checkpoints from 5 MB to 2 GB; see test/plan.test.ts. */
+const measured = {
+  /** Node with gemmac's modules loaded. */
+  node: 62 * MB,
+  /** The graph through the passes, and a node of it. */
+  passes: 9 * MB,
+  perNode: 6500,
+  /** What the collector leaves lying before it comes: new buffers, and those that outlived one tensor. */
+  youngGarbage: 32 * MB,
+  oldGarbage: 40 * MB,
+  /** A thread, and its garbage. */
+  thread: 13 * MB,
+  threadGarbage: 82 * MB,
+  /** ONNX Runtime, loaded. */
+  runtime: 50 * MB,
+} as const;
+
+interface Streamed {
+  readonly elements: number;
+  readonly stored: number;
+  readonly widened: boolean;
+  readonly codes: boolean;
+  readonly side: number;
+}
+
+/** Of what is made: how much is read, what it becomes, and what is kept until it is written. */
+function streamed(graph: Graph): Streamed[] {
+  return graph.weights().flatMap((w) =>
+    rowParts(graph.setup[String(w.attrs.name)] ?? w).map((part) => {
+      const codes = part.op === quantize;
+      const side = !codes && codesOf(part) !== undefined;
+      const source = sourceOf(part);
+      const elements = byteLength(source) / (dtypes[source.dtype] / 8);
+      return {
+        elements: side ? 0 : elements,
+        stored: dtypes[source.dtype] / 8,
+        widened: part.op.name !== "param" && !side && !codes,
+        codes,
+        side: side ? byteLength(part) : 0,
+      };
+    }),
+  );
+}
+
+const sourceOf = (v: Value): Value => {
+  const inner = v.inputs.find((i) => i.op.name !== "constant");
+  return inner ? sourceOf(inner) : v;
+};
+
+/** Peak memory of writing the artifact, in `threads` threads where there is something to quantize. */
+export function compileMemory(graph: Graph, artifact: Artifact, threads: number): number {
+  const parts = streamed(graph);
+  const tables = artifact.classes.tables ?? 0;
+  const start =
+    measured.node +
+    measured.passes +
+    measured.perNode * graph.values().length +
+    tables +
+    (artifact.classes.graph ?? 0);
+  const plain = parts.filter((p) => !p.codes && p.elements > 0);
+  const readers = plain.map((p) => Math.min(p.elements, 2 * streamBlock) * p.stored);
+  const decoded = plain.map((p) => (p.widened ? Math.min(p.elements, streamBlock) * 4 : 0));
+  const live = Math.max(0, ...plain.map((_, i) => (readers[i] as number) + (decoded[i] as number)));
+  const made = sum(plain.map((p) => (p.widened ? p.elements * 4 : 0)));
+  const kept = sum(readers);
+  const young = Math.min(measured.youngGarbage, made);
+  const old = Math.min(measured.oldGarbage, Math.max(0, kept - live));
+  const floats = live + young + old;
+  const coded = parts.filter((p) => p.codes);
+  if (coded.length === 0) return start + floats;
+  const job = Math.min(streamBlock, Math.max(...coded.map((p) => p.elements)));
+  const all = sum(coded.map((p) => p.elements));
+  const width = Math.min(threads, sum(coded.map((p) => Math.ceil(p.elements / streamBlock))));
+  const largestSide = Math.max(0, ...parts.map((p) => p.side));
+  const perElement = Math.max(...coded.map((p) => p.stored)) + 6;
+  const thread = measured.thread + Math.min(measured.threadGarbage + job * 8, (all / width) * perElement);
+  return start + Math.min(floats + job * 8, all * 8) + largestSide + width * thread;
+}
+
+/** Memory that ONNX Runtime needs for these weights: as they lie, and as it keeps them ready. */
+function loaded(graph: Graph, weights: readonly Value[]): number {
+  const uses = new Map<Value, Value[]>();
+  for (const v of graph.values()) for (const i of v.inputs) uses.set(i, [...(uses.get(i) ?? []), v]);
+  const sizes = weights.map((w) => {
+    const widened = (uses.get(w) ?? []).some((v) => v.op === cast || v.op === dequantize);
+    const lookedUp = (uses.get(w) ?? []).every((v) => v.op === gather);
+    const elements = byteLength(w) / (dtypes[w.dtype] / 8);
+    const packed = lookedUp || w.type.rank < 2 || w.dtype === "f32" ? 0 : byteLength(w);
+    return byteLength(w) + (widened ? elements * 4 : packed);
+  });
+  return sum(sizes);
+}
+
+/** Peak memory of checking the artifact against the checkpoint, a layer at a time, after it was written in `before`. */
+export function proofMemory(graph: Graph, before: number): number {
+  const stages = new Map<string, Value[]>();
+  for (const w of graph.weights()) {
+    const name = /layers\.\d+\./.exec(String(w.attrs.name))?.[0] ?? "ends";
+    stages.set(name, [...(stages.get(name) ?? []), w]);
+  }
+  const largest = Math.max(0, ...[...stages.values()].map((weights) => loaded(graph, weights)));
+  return before + measured.runtime + largest;
+}
+
+/** Memory to load the artifact and feed it texts of this length. */
+export function runMemory(graph: Graph, cacheBytes: number): number {
+  // A step reads the cache of before and writes that of after.
+  return measured.node + measured.runtime + loaded(graph, graph.weights()) + 2 * cacheBytes;
+}
+
+const sum = (xs: readonly number[]): number => xs.reduce((a, b) => a + b, 0);
