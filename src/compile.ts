@@ -4,7 +4,6 @@ import { type Backend, type EmittedFile, legalize, type ModelFacts } from "../ba
 import { writeFileHashed } from "../backends/files.ts";
 import { onnx, type WeightStorage } from "../backends/onnx/index.ts";
 import { byteLength } from "../backends/stream/index.ts";
-import type { Weights } from "../backends/weights.ts";
 import { UserError } from "../ir/error.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { primitives } from "../ir/ops/index.ts";

@@ -164,7 +164,7 @@ async function otherFiles(
   const files = [...artifact.files, ...others]
     .sort((a, b) => (a.path < b.path ? -1 : 1))
     .map((f) => ({ ...f, sha256 }));
-  const made = { target: backend.name, pipeline, facts, files, activations: artifact.activations };
+  const made = { target: backend.name, pipeline, calibration: [], facts, files, activations: artifact.activations };
   const manifest = await manifestText({ checkpoint, extras: [], options: { profile } }, made);
   return [...others, { path: manifestFile, bytes: Buffer.byteLength(manifest) }];
 }
