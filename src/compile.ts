@@ -9,11 +9,11 @@ import type { Graph, Value } from "../ir/graph.ts";
 import { primitives } from "../ir/ops/index.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
+import { clientFiles } from "./artifact/clients.ts";
 import { type Manifest, manifestFile, manifestFormat } from "./artifact/manifest.ts";
 import { checkOut, makeFolder, partialPath, putInPlace } from "./artifact/output.ts";
 import { asksImportance, calibrationIds, measureImportance } from "./calibrate.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
-import { readJson } from "./checkpoint/json.ts";
 import { checkStored, type Extra, openExtra, overlay } from "./checkpoint/overlay.ts";
 import { modelGraph } from "./model/load.ts";
 import { checkLaws } from "./plugin/laws.ts";
@@ -158,11 +158,13 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   if (!copied.some((f) => f.path === "tokenizer.json"))
     warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
   const dataFiles = files.filter((f) => f.path.includes("_data")).length;
-  const config = await writeFileHashed(dir, "config.json", await configText(checkpoint, facts, dataFiles));
-  const all = [...files, config, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
+  const written: EmittedFile[] = [];
+  for (const { path, text } of await clientFiles(checkpoint, facts, dataFiles))
+    written.push(await writeFileHashed(dir, path, text));
+  const all = [...files, ...written, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
   const described = { target: backend.name, pipeline, calibration, facts, files: all, activations };
-  const written = await writeFileHashed(dir, manifestFile, await manifestText(job, described));
-  const bytes = [...all, written].reduce((sum, f) => sum + f.bytes, 0);
+  const manifest = await writeFileHashed(dir, manifestFile, await manifestText(job, described));
+  const bytes = [...all, manifest].reduce((sum, f) => sum + f.bytes, 0);
   const laws = pipeline.map((p) => p.law);
   const originals = { original: graph, originalFacts: source };
   const proof = await proven(job, { dir, activations, ...originals, compiled: legal, laws, facts, weights });
@@ -170,7 +172,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     target: backend.name,
     dir,
     bytes,
-    files: [...all, written],
+    files: [...all, manifest],
     passes: records,
     ...(proof && { proof }),
   };
@@ -273,23 +275,6 @@ export async function companionsOf(dir: string): Promise<Pick<EmittedFile, "path
   const found = await Promise.all(names.map(async (path) => ({ path, entry: await stat(join(dir, path)) })));
   // A folder or a pipe may have such a name too; reading a pipe would wait for ever.
   return found.filter((f) => f.entry.isFile()).map(({ path, entry }) => ({ path, bytes: entry.size }));
-}
-
-/** config.json as Hugging Face clients read it: what the checkpoint says, defaults spelled out, and how to load it. */
-export async function configText(
-  checkpoint: Checkpoint,
-  facts: ModelFacts,
-  dataFiles: number,
-): Promise<string> {
-  const original = await readJson(join(checkpoint.dir, "config.json"));
-  const defaulted = checkpoint.keys.filter((k) => k.source === "defaulted").map((k) => [k.key, k.value]);
-  const config = {
-    ...original,
-    ...Object.fromEntries(defaulted),
-    num_hidden_layers: facts.layers,
-    "transformers.js_config": { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } },
-  };
-  return `${JSON.stringify(config, null, 2)}\n`;
 }
 
 interface Made extends Pick<Manifest, "facts" | "files" | "activations" | "calibration"> {

@@ -1,59 +1,22 @@
-import { spawn } from "node:child_process";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
-import { pathToFileURL } from "node:url";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse } from "../ir/text/index.ts";
 import { passes } from "../passes/index.ts";
-import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
-import { compile, openModel } from "../src/index.ts";
-import { distance, readF32 } from "./support/goldens.ts";
-import { random } from "./support/random-graph.ts";
+import { library, tiny, Workbench } from "./support/workbench.ts";
 
-const root = join(import.meta.dirname, "..");
-const binary = join(root, "dist/src/cli/main.js");
-const entry = pathToFileURL(join(root, "dist/src/index.js")).href;
-const tiny = join(import.meta.dirname, "data/models/gemma1-mqa");
-const example = (name: string) => join(root, "examples", name);
-const ids = [2, 17, 101, 5, 44];
-let tmp: string;
-beforeAll(async () => void (tmp = await mkdtemp(join(tmpdir(), "gemmac-plugin-"))));
-afterAll(() => rm(tmp, { recursive: true }));
-
-interface Done {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
-
-function node(...args: string[]): Promise<Done> {
-  const child = spawn(process.execPath, args, { cwd: tmp });
-  let [out, err] = ["", ""];
-  child.stdout.setEncoding("utf8").on("data", (text) => void (out += text));
-  child.stderr.setEncoding("utf8").on("data", (text) => void (err += text));
-  return new Promise((resolve) => child.on("close", (code) => resolve({ code, out, err })));
-}
-const gemmac = (...args: string[]) => node(binary, ...args);
-const compiled = (name: string, ...args: string[]) =>
-  gemmac("compile", tiny, "--target", "onnx", "--out", name, ...args);
-
-/** Files below the folder in which everything runs. */
-async function write(files: Readonly<Record<string, string>>): Promise<void> {
-  for (const [name, text] of Object.entries(files)) {
-    await mkdir(join(tmp, dirname(name)), { recursive: true });
-    await writeFile(join(tmp, name), text);
-  }
-}
+let bench: Workbench;
+beforeAll(async () => void (bench = await Workbench.make()));
+afterAll(() => bench.remove());
 
 /** What the built library makes of each spec: the passes it loads, or why it does not. */
 async function loading(specs: readonly string[], how = "loadPasses"): Promise<Record<string, unknown>> {
-  const script = `import { ${how}, printPipeline } from ${JSON.stringify(entry)};
+  const script = `import { ${how}, printPipeline } from ${library};
     const out = {};
     for (const spec of ${JSON.stringify(specs)})
       out[spec] = await ${how}(spec).then(printPipeline, (e) => [e.trouble, e.message, e.next].join("|"));
     console.log(JSON.stringify(out));`;
-  const { out, err } = await node("--input-type=module", "-e", script);
+  const { out, err } = await bench.script(script);
   expect(err).toBe("");
   return JSON.parse(out);
 }
@@ -63,7 +26,7 @@ const simple = (name: string, more = "") =>
 
 describe("loading", () => {
   test("a type error is shown at its line, as tsc shows it", async () => {
-    await write({
+    await bench.write({
       "bad.ts": `import { mul, pass, tanh } from "gemmac";\nimport { half } from "./half.ts";\n
 export default pass("bad", {
   doc: "Two mistakes, one of them in another file.",
@@ -71,7 +34,7 @@ export default pass("bad", {
 });\n`,
       "half.ts": "export const half = (x: number): string => x / 2;\n",
     });
-    const { code, out, err } = await compiled("never", "--pass", "./bad.ts", "--json");
+    const { code, out, err } = await bench.compile("never", "--pass", "./bad.ts", "--json");
     expect(code).toBe(3);
     const lines = err.split("\n");
     expect(lines[0]).toMatch(/^gemmac: bad\.ts has \d type errors; mend what is shown below$/);
@@ -82,11 +45,11 @@ export default pass("bad", {
     );
     const shown = { kind: "input", details: expect.stringContaining("error TS2322") };
     expect(JSON.parse(out)).toMatchObject({ error: shown });
-    expect(await readdir(tmp)).not.toContain("never");
+    expect(await readdir(bench.dir)).not.toContain("never");
   });
 
   test("TypeScript, JavaScript, packages, options, arrays", async () => {
-    await write({
+    await bench.write({
       "lib/deep.ts": "export const deep: number = 3;\n",
       "options.ts": `import { int, pass, type Graph } from "gemmac";\nimport { deep } from "./lib/deep.ts";\n
 export default pass("options", { doc: ".", options: { n: int(deep), m: int() }, run: (g: Graph) => g });\n`,
@@ -124,7 +87,7 @@ export default pass("nothing", { doc: ".", options: { n: int(1) }, run: (g) => g
   });
 
   test("the compiler and the pass are one: ops, values and their identity", async () => {
-    await write({
+    await bench.write({
       "same.ts": `import { Graph, pass, registry, composite, mul } from "gemmac";
 export const twice = composite("twice", { doc: ".", inputs: ["x"], example: [["f32[2]"]], decompose: ({ x }) => mul(x, 2) });
 export default pass("same", { doc: ".", run: (g) => {
@@ -136,21 +99,21 @@ export default pass("again", { doc: twice.doc, run: (g) => g });\n`,
       "same.mjs": `import { Graph, pass } from "gemmac";
 export default pass("same-js", { doc: ".", run: (g) => { if (!(g instanceof Graph)) throw new Error("another copy"); return g; } });\n`,
     });
-    const script = `import { gemma, loadPasses, preset, runPasses } from ${JSON.stringify(entry)};
+    const script = `import { gemma, loadPasses, preset, runPasses } from ${library};
       for (const spec of ["./same.ts", "./again.ts", "./same.ts", "./same.mjs"])
         console.log(runPasses(gemma(preset("gemma-2b")), await loadPasses(spec)).records[0].name);`;
     // A copy of gemmac in the pass's own node_modules does not get in between.
-    const copy = join(tmp, "node_modules/gemmac");
+    const copy = bench.path("node_modules/gemmac");
     await mkdir(copy, { recursive: true });
     await writeFile(join(copy, "package.json"), `{ "type": "module", "exports": "./index.js" }`);
     await writeFile(join(copy, "index.js"), "throw new Error('another copy');\n");
-    const { out, err } = await node("--input-type=module", "-e", script);
+    const { out, err } = await bench.script(script);
     await rm(copy, { recursive: true });
     expect([out, err]).toEqual(["same\nagain\nsame\nsame-js\n", ""]);
   });
 
   test("what is wrong is said in one line", async () => {
-    await write({
+    await bench.write({
       "none.ts": "export const x = 1;\n",
       "number.ts": "export default 1;\n",
       "function.ts": "export default () => 1;\n",
@@ -218,19 +181,19 @@ export default pass("${name}", {
 });\n`;
 
   test("a pass that breaks its law is blamed, with the place and the numbers", async () => {
-    await write({
+    await bench.write({
       "liar.ts": scaling("liar", '"exact"', "1.01"),
     });
-    const exact = await compiled("liar", "--pass", "./liar.ts");
+    const exact = await bench.compile("liar", "--pass", "./liar.ts");
     expect([exact.code, exact.out]).toEqual([4, ""]);
     expect(exact.err).toMatch(
       /^gemmac: pass liar broke its law \(exact\): output logits moves by 0\.\d+; first at model\/layers\.1\/self_attn\/o_proj \(mul\): 0\.\d+ where 0 is allowed; mend the pass, or declare law: "free" if it is meant to change results$/m,
     );
-    expect(await readdir(tmp)).not.toContain("liar");
+    expect(await readdir(bench.dir)).not.toContain("liar");
   });
 
   test("within its law, or free of any, it passes; dropped outputs and small models count", async () => {
-    await write({
+    await bench.write({
       "free.ts": scaling("free", '"free"', "1.01"),
       "sloppy.ts": scaling("sloppy", "{ close: 1e-4 }", "1.1"),
       "near.ts": scaling("near", "{ close: 1e-3 }", "1.00001"),
@@ -242,11 +205,11 @@ export default pass("large", { doc: ".", law: "free", run: (g) => {
   return g;
 } });\n`,
     });
-    const script = `import { loadPasses, compile } from ${JSON.stringify(entry)};
+    const script = `import { loadPasses, compile } from ${library};
       for (const name of ["free", "near", "sloppy", "drops", "large"])
         await compile(${JSON.stringify(tiny)}, { targets: ["onnx"], out: name, insert: await loadPasses("./" + name + ".ts") })
           .then(() => console.log("ok"), (e) => console.log(e.trouble, e.message));`;
-    const { out, err } = await node("--input-type=module", "-e", script);
+    const { out, err } = await bench.script(script);
     expect(err).toBe("");
     expect(out.split("\n")).toEqual([
       "ok",
@@ -261,15 +224,15 @@ export default pass("large", { doc: ".", law: "free", run: (g) => {
   });
 
   test("a pass that throws is named, and the graph before it saved", async () => {
-    await write({
+    await bench.write({
       "throws.ts": simple("throws").replace("(g) => g", '() => { throw new Error("no\\nluck"); }'),
     });
-    const { code, out, err } = await compiled("thrown", "--pass", "./throws.ts");
+    const { code, out, err } = await bench.compile("thrown", "--pass", "./throws.ts");
     expect([code, out]).toEqual([3, ""]);
     expect(err).toBe("gemmac: pass throws: no: luck; the graph before it is in thrown.failed-throws.ir\n");
-    const saved = parse(await readFile(join(tmp, "thrown.failed-throws.ir"), "utf8"));
+    const saved = parse(await readFile(bench.path("thrown.failed-throws.ir"), "utf8"));
     expect(saved.values().map((v) => v.op.name)).toContain("rms_norm");
-    const misused = await compiled("misused", "--passes", "fuse,insert-kv-cache{capacity=-1}");
+    const misused = await bench.compile("misused", "--passes", "fuse,insert-kv-cache{capacity=-1}");
     expect(misused.code).toBe(3);
     expect(misused.err).toMatch(
       /^gemmac: pass insert-kv-cache: capacity is -1; .*misused\.failed-insert-kv-cache\.ir\n$/,
@@ -279,228 +242,48 @@ export default pass("large", { doc: ".", law: "free", run: (g) => {
 
 describe("the command line", () => {
   test("lists passes, tells of one, and prints a target's pipeline", async () => {
-    const { code, out, err } = await gemmac("passes");
+    const { code, out, err } = await bench.gemmac("passes");
     expect([code, err]).toEqual([0, ""]);
     for (const name of passes.keys()) expect(out).toMatch(new RegExp(`^  ${name} `, "m"));
     expect(out.split("\n").every((line) => line.length <= 80)).toBe(true);
-    const one = JSON.parse((await gemmac("passes", "insert-kv-cache", "--json")).out);
+    const one = JSON.parse((await bench.gemmac("passes", "insert-kv-cache", "--json")).out);
     expect(one).toMatchObject([{ law: "exact", options: [{ name: "capacity", kind: "int", default: "0" }] }]);
-    await write({ "mine.mjs": simple("mine", 'law: "free",') });
-    expect((await gemmac("passes", "./mine.mjs")).out).toBe("mine  law: free\nNothing.\n");
-    const unknown = await gemmac("passes", "frob");
+    await bench.write({ "mine.mjs": simple("mine", 'law: "free",') });
+    expect((await bench.gemmac("passes", "./mine.mjs")).out).toBe("mine  law: free\nNothing.\n");
+    const unknown = await bench.gemmac("passes", "frob");
     expect(unknown).toMatchObject({
       code: 2,
       err: expect.stringMatching(/^gemmac: no pass is called "frob"; .*\n$/),
     });
 
-    const text = (await gemmac("passes", "--target", "onnx")).out.trim();
+    const text = (await bench.gemmac("passes", "--target", "onnx")).out.trim();
     expect(text).toMatch(
       /^share-tables,fuse-linear,.*insert-kv-cache.*fold-weights\{work=blockwise,casts=leave\}$/,
     );
-    const whole = await compiled("whole", "--no-verify", "--passes", text, "--json");
+    const whole = await bench.compile("whole", "--no-verify", "--passes", text, "--json");
     expect(whole.code).toBe(0);
     const records: { name: string; seconds: number; nodes: number }[] = JSON.parse(whole.out).targets[0]
       .passes;
     expect(records.map((r) => r.name).join()).toBe(text.replace(/\{[^}]*\}/g, ""));
     for (const r of records) expect([r.nodes > 50, r.seconds >= 0]).toEqual([true, true]);
-    expect(JSON.parse(await readFile(join(tmp, "whole/manifest.json"), "utf8")).passes).toBe(text);
+    expect(JSON.parse(await readFile(bench.path("whole/manifest.json"), "utf8")).passes).toBe(text);
   });
 
   test("prints graphs after passes", async () => {
-    const args = ["--pass", "./mine.mjs", "--verbose", "--no-verify"];
-    const all = await compiled("printed", ...args, "--print-after", "all", "--print-to", "graphs");
+    const args = ["--pass", "./mine.mjs", "--verbose", "--no-verify", "--profile", "standard"];
+    const all = await bench.compile("printed", ...args, "--print-after", "all", "--print-to", "graphs");
     expect(all.code).toBe(0);
     expect(all.out).toMatch(/^ {2}mine +[\d.]+ ms +\d+ nodes$/m);
-    const files = (await readdir(join(tmp, "graphs"))).sort();
+    const files = (await readdir(bench.path("graphs"))).sort();
     expect(files.slice(0, 2)).toEqual(["00-share-tables.ir", "01-fuse-linear.ir"]);
     expect(files.find((file) => file.endsWith("-mine.ir"))).toBe("06-mine.ir");
-    for (const file of files) parse(await readFile(join(tmp, "graphs", file), "utf8"));
+    for (const file of files) parse(await readFile(bench.path("graphs", file), "utf8"));
 
-    const few = await compiled("few", ...args, "--print-after", "mine,frob");
+    const few = await bench.compile("few", ...args, "--print-after", "mine,frob");
     const at = few.err.indexOf("// after mine\n");
     expect(at).toBeGreaterThanOrEqual(0);
     expect(few.err.slice(0, at)).not.toContain("// after");
     parse(few.err.slice(at, few.err.indexOf("\n}\n", at) + 3));
     expect(few.err).toContain("gemmac: warning: --print-after names frob, which did not run\n");
-  });
-});
-
-async function logits(path: string): Promise<Float32Array> {
-  const model = await openModel(path);
-  try {
-    return (await model.session.append(ids)).logits;
-  } finally {
-    await model.close();
-  }
-}
-
-describe("examples", () => {
-  let base: Float32Array;
-  beforeAll(async () => {
-    await compile(tiny, { targets: ["onnx"], profile: "standard", out: join(tmp, "base") });
-    base = await logits(join(tmp, "base"));
-  });
-
-  /** Compiles with an example on the command line. */
-  async function built(name: string, spec: string, ...args: string[]): Promise<string> {
-    const { code, err } = await compiled(name, "--pass", example(spec), ...args);
-    expect(err.replace(/^.*no tokenizer\.json.*\n/gm, "")).not.toContain("gemmac:");
-    expect(code).toBe(0);
-    return join(tmp, name);
-  }
-
-  /** A checkpoint with other weights, all f32. */
-  async function checkpoint(
-    name: string,
-    from: string,
-    change: (tensors: Map<string, Float32Array>) => void,
-    settings: object = {},
-  ): Promise<string> {
-    const dir = join(tmp, name);
-    await mkdir(dir);
-    const config = JSON.parse(await readFile(join(from, "config.json"), "utf8"));
-    await writeFile(join(dir, "config.json"), JSON.stringify({ ...config, ...settings }));
-    const tensors = await readF32(join(from, "model.safetensors"));
-    change(tensors);
-    const width: number = config.hidden_size;
-    const inner: number = config.num_attention_heads * config.head_dim;
-    const columns = (key: string) =>
-      key.includes("o_proj") ? inner : key.includes("down_proj") ? config.intermediate_size : width;
-    const shape = (key: string, data: Float32Array) =>
-      key.includes("norm") ? [data.length] : [data.length / columns(key), columns(key)];
-    await writeSafetensors(
-      join(dir, "model.safetensors"),
-      Object.fromEntries(
-        [...tensors].map(([key, data]) => [key, { dtype: "f32", shape: shape(key, data), data }]),
-      ),
-    );
-    return dir;
-  }
-
-  test("scale-the-query leaves the logits", async () => {
-    const dir = await built(
-      "scaled",
-      "scale-the-query.ts",
-      "--print-after",
-      "scale-the-query",
-      "--print-to",
-      "scaled-ir",
-    );
-    const [file = ""] = await readdir(join(tmp, "scaled-ir"));
-    const text = await readFile(join(tmp, "scaled-ir", file), "utf8");
-    expect(text.match(/= attention .* scale=1 /g)).toHaveLength(3);
-    const moved = distance(await logits(dir), base);
-    expect(moved).toBeLessThan(1e-5);
-  });
-
-  test("cap-logits bounds them", async () => {
-    const capped = await logits(await built("capped", "cap-logits.ts{cap=0.5}"));
-    const want = base.map((x) => 0.5 * Math.tanh(x / 0.5));
-    expect(base.some((x) => Math.abs(x) > 0.5)).toBe(true);
-    expect(capped.every((x) => Math.abs(x) <= 0.5)).toBe(true);
-    expect(distance(capped, want)).toBeLessThan(1e-5);
-  });
-
-  test("new-op is found, and means what it is short for", async () => {
-    const dir = await built(
-      "fused",
-      "new-op.ts",
-      "--profile",
-      "standard",
-      "--print-after",
-      "residual-linear",
-      "--print-to",
-      "fused-ir",
-    );
-    const [file = ""] = await readdir(join(tmp, "fused-ir"));
-    const text = await readFile(join(tmp, "fused-ir", file), "utf8");
-    expect(text.match(/= residual_linear /g)).toHaveLength(6);
-    expect(distance(await logits(dir), base)).toBe(0);
-  });
-
-  test("prune-layers leaves the model that never had them", async () => {
-    const dir = await built("pruned", "prune-layers.ts{from=1,to=2}");
-    const hand = await checkpoint(
-      "pruned-by-hand",
-      tiny,
-      (tensors) => {
-        for (const key of [...tensors.keys()].filter((k) => k.startsWith("model.layers.1."))) {
-          tensors.set(key, tensors.get(key.replace(".1.", ".2.")) as Float32Array);
-          tensors.delete(key.replace(".1.", ".2."));
-        }
-      },
-      { num_hidden_layers: 2 },
-    );
-    expect(distance(await logits(dir), await logits(hand))).toBeLessThan(1e-5);
-    expect(JSON.parse(await readFile(join(dir, "config.json"), "utf8")).num_hidden_layers).toBe(2);
-    const run = await gemmac(
-      "logits",
-      "pruned",
-      "--ids",
-      "2,5",
-      "--generate",
-      "4",
-      "--out",
-      "pruned.safetensors",
-    );
-    expect([run.code, run.err]).toEqual([0, ""]);
-    const wrong = await compiled("wrong", "--pass", example("prune-layers.ts{from=1,to=9}"));
-    expect(wrong).toMatchObject({ code: 3, err: expect.stringContaining("the graph has no model/layers.8") });
-  });
-
-  test.each(["gemma1-mqa", "gemma1-mha"])("merge-lora equals %s merged by hand", async (name) => {
-    const from = join(import.meta.dirname, "data/models", name);
-    const [rank, alpha] = [2, 6];
-    const next = random(5);
-    const numbers = (n: number) => Float32Array.from({ length: n }, () => (2 * next() - 1) / 8);
-    const tensors = await readF32(join(from, "model.safetensors"));
-    const config = JSON.parse(await readFile(join(from, "config.json"), "utf8"));
-    const width: number = config.hidden_size;
-    const adapter: Record<string, { dtype: "f32"; shape: number[]; data: Float32Array }> = {};
-    const hand = await checkpoint(`${name}-by-hand`, from, (mine) => {
-      for (const [key, w] of tensors) {
-        if (!/\.(q|v)_proj\.weight$/.test(key)) continue;
-        const rows = w.length / width;
-        const [a, b] = [numbers(rank * width), numbers(rows * rank)];
-        const path = `base_model.model.${key.replace(/\.weight$/, "")}`;
-        adapter[`${path}.lora_A.weight`] = { dtype: "f32", shape: [rank, width], data: a };
-        adapter[`${path}.lora_B.weight`] = { dtype: "f32", shape: [rows, rank], data: b };
-        const merged = w.map((x, i) => {
-          const [row, column] = [Math.floor(i / width), i % width];
-          let sum = 0;
-          for (let r = 0; r < rank; r++) sum += (b[row * rank + r] ?? 0) * (a[r * width + column] ?? 0);
-          return x + (alpha / rank) * sum;
-        });
-        mine.set(key, merged);
-      }
-    });
-    const folder = join(tmp, `${name}-adapter`);
-    await mkdir(folder);
-    await writeSafetensors(join(folder, "adapter_model.safetensors"), adapter);
-    const spec = `${example("merge-lora.ts")}{rank=${rank},alpha=${alpha}}`;
-    const args = ["compile", from, "--target", "onnx", "--pass", spec, "--weights-from", folder];
-    const { code } = await gemmac(...args, "--out", `${name}-tuned`);
-    expect(code).toBe(0);
-    const tuned = await logits(join(tmp, `${name}-tuned`));
-    expect(distance(tuned, await logits(hand))).toBeLessThan(1e-4);
-    expect(distance(tuned, await logits(from))).toBeGreaterThan(0.01);
-    if (name !== "gemma1-mqa") return;
-
-    const script = `import { loadPasses, compile } from ${JSON.stringify(entry)};
-      for (const [spec, extraWeights] of ${JSON.stringify([
-        [spec, []],
-        [spec.replace("rank=2", "rank=3"), [folder]],
-      ])})
-        await compile(${JSON.stringify(from)}, { targets: ["onnx"], out: "never", insert: await loadPasses(spec), extraWeights })
-          .catch((e) => console.log(e.trouble, e.message));`;
-    expect((await node("--input-type=module", "-e", script)).out.split("\n")).toEqual([
-      expect.stringMatching(
-        /^input weight \S+\.lora_[AB]\.weight : \S+: is asked for by a pass, but no file holds/,
-      ),
-      expect.stringMatching(/^input weight \S+: is f32\[\d+,2\], but a pass asks for f32\[\d+,3\]$/),
-      "",
-    ]);
-    const source = JSON.parse(await readFile(join(tmp, `${name}-tuned`, "manifest.json"), "utf8")).source;
-    expect(source.files.map((f: { path: string }) => f.path)).toContain("adapter_model.safetensors");
   });
 });

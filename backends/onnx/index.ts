@@ -6,6 +6,7 @@ import { emitters } from "./emitters.ts";
 import { contrib } from "./ort/emitters.ts";
 import { fuseGqa } from "./ort/gqa.ts";
 
+export { modelFile } from "./emit.ts";
 export { type Named, Parts } from "./part.ts";
 export { int64Row, openSession } from "./session.ts";
 

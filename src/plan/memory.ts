@@ -27,22 +27,26 @@ const MB = 1e6;
 /** Elements that the weight stream handles at once. */
 const streamBlock = 1 << 21;
 
-/** Bytes, as measured with Node 20 on Linux over checkpoints from 5 MB to 2 GB; see test/plan.test.ts. */
+/** Bytes, as measured with Node 20 on Linux over checkpoints from 5 MB to 2 GB, in two threads. */
 const measured = {
   /** Node with gemmac's modules loaded. */
   node: 62 * MB,
   /** The graph through the passes, and a node of it. */
   passes: 9 * MB,
   perNode: 6500,
-  /** What the collector leaves lying before it comes: new buffers, and those that outlived one tensor. */
-  youngGarbage: 32 * MB,
-  oldGarbage: 40 * MB,
-  /** A thread, and its garbage. */
+  /** A thread that quantizes. */
   thread: 13 * MB,
-  threadGarbage: 82 * MB,
   /** ONNX Runtime, loaded. */
   runtime: 50 * MB,
 } as const;
+
+/** What the collector leaves lying when `used` bytes were used one after another: it comes late, up to a most. */
+const garbage = (used: number, most: number, slowness: number): number =>
+  most * MB * (1 - Math.exp(-used / (slowness * MB)));
+/** Buffers that outlive a block, blocks, and a thread's blocks. */
+const oldGarbage = (used: number) => garbage(used, 40, 63);
+const youngGarbage = (used: number) => garbage(used, 32, 120);
+const threadGarbage = (elements: number) => garbage(elements, 112, 24);
 
 interface Streamed {
   readonly elements: number;
@@ -86,24 +90,25 @@ export function compileMemory(graph: Graph, artifact: Artifact, threads: number)
     measured.perNode * graph.values().length +
     tables +
     (artifact.classes.graph ?? 0);
-  const plain = parts.filter((p) => !p.codes && p.elements > 0);
-  const readers = plain.map((p) => Math.min(p.elements, 2 * streamBlock) * p.stored);
-  const decoded = plain.map((p) => (p.widened ? Math.min(p.elements, streamBlock) * 4 : 0));
-  const live = Math.max(0, ...plain.map((_, i) => (readers[i] as number) + (decoded[i] as number)));
-  const made = sum(plain.map((p) => (p.widened ? p.elements * 4 : 0)));
-  const kept = sum(readers);
-  const young = Math.min(measured.youngGarbage, made);
-  const old = Math.min(measured.oldGarbage, Math.max(0, kept - live));
-  const floats = live + young + old;
+  const floats = parts.filter((p) => !p.codes && p.elements > 0);
+  const writing = start + Math.max(floatMemory(floats), floatMemory(floats.filter((p) => p.widened)));
   const coded = parts.filter((p) => p.codes);
-  if (coded.length === 0) return start + floats;
-  const job = Math.min(streamBlock, Math.max(...coded.map((p) => p.elements)));
+  if (coded.length === 0) return writing;
   const all = sum(coded.map((p) => p.elements));
+  const block = Math.min(streamBlock, Math.max(...coded.map((p) => p.elements)));
   const width = Math.min(threads, sum(coded.map((p) => Math.ceil(p.elements / streamBlock))));
-  const largestSide = Math.max(0, ...parts.map((p) => p.side));
-  const perElement = Math.max(...coded.map((p) => p.stored)) + 6;
-  const thread = measured.thread + Math.min(measured.threadGarbage + job * 8, (all / width) * perElement);
-  return start + Math.min(floats + job * 8, all * 8) + largestSide + width * thread;
+  const side = Math.max(0, ...parts.map((p) => p.side));
+  return writing + block * 8 + side + width * (measured.thread + threadGarbage(all / width));
+}
+
+/** Buffers of the tensor that takes most of them, and what tensors before it left. */
+function floatMemory(parts: readonly Streamed[]): number {
+  const buffers = parts.map((p) => Math.min(p.elements, 2 * streamBlock) * p.stored);
+  const decoded = parts.map((p) => (p.widened ? Math.min(p.elements, streamBlock) * 4 : 0));
+  const live = Math.max(0, ...buffers.map((bytes, i) => bytes + (decoded[i] as number)));
+  const allWidened = parts.every((p) => p.widened);
+  const made = allWidened ? sum(parts.map((p) => p.elements * 4)) : 0;
+  return live + oldGarbage(Math.max(0, sum(buffers) - live)) + youngGarbage(made);
 }
 
 /** Memory that ONNX Runtime needs for these weights: as they lie, and as it keeps them ready. */

@@ -6,13 +6,13 @@ import type { Graph } from "../../ir/graph.ts";
 import { block_scale, block_scale_search } from "../../ir/ops/index.ts";
 import type { Pass } from "../../passes/pass.ts";
 import { printPipeline, runPasses } from "../../passes/pipeline.ts";
+import { clientFiles } from "../artifact/clients.ts";
 import { manifestFile } from "../artifact/manifest.ts";
 import { type Checkpoint, openCheckpoint } from "../checkpoint/checkpoint.ts";
 import {
   type CompileOptions,
   chooseBackends,
   companionsOf,
-  configText,
   factsOf,
   manifestText,
   pipelineOf,
@@ -155,16 +155,23 @@ async function otherFiles(
   facts: ModelFacts,
   artifact: Artifact,
 ): Promise<PlannedFile[]> {
-  const config = await configText(checkpoint, facts, artifact.files.length - 1);
+  const own = await clientFiles(checkpoint, facts, artifact.files.length - 1);
   const others = [
-    { path: "config.json", bytes: Buffer.byteLength(config) },
+    ...own.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })),
     ...(await companionsOf(checkpoint.dir)),
   ];
   const sha256 = "0".repeat(64);
   const files = [...artifact.files, ...others]
     .sort((a, b) => (a.path < b.path ? -1 : 1))
     .map((f) => ({ ...f, sha256 }));
-  const made = { target: backend.name, pipeline, calibration: [], facts, files, activations: artifact.activations };
+  const made = {
+    target: backend.name,
+    pipeline,
+    calibration: [],
+    facts,
+    files,
+    activations: artifact.activations,
+  };
   const manifest = await manifestText({ checkpoint, extras: [], options: { profile } }, made);
   return [...others, { path: manifestFile, bytes: Buffer.byteLength(manifest) }];
 }

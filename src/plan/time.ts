@@ -1,10 +1,12 @@
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { open, rm } from "node:fs/promises";
 import { availableParallelism, freemem } from "node:os";
 import { join } from "node:path";
+import { HashedFile } from "../../backends/files.ts";
+import { hasNonFinite } from "../../backends/stream/floats.ts";
 import { byteLength, type CodesJob, decode, encodeRows } from "../../backends/stream/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
-import { block_scale, block_scale_search, quantize } from "../../ir/ops/index.ts";
+import { block_scale, block_scale_search, preparations, quantize } from "../../ir/ops/index.ts";
 import { dtypes } from "../../ir/type.ts";
 import { rowParts } from "../../passes/fold-weights.ts";
 
@@ -19,13 +21,14 @@ export interface TimeEstimate {
 
 /** Bytes or elements a second, as this machine does them now. */
 interface Speeds {
-  readonly hash: number;
+  /** Hashed and handed to the system, and down on the disk. */
+  readonly write: number;
+  readonly disk: number;
+  /** Read from memory and looked over. */
+  readonly read: number;
   readonly widen: number;
   readonly multiply: number;
   readonly quantize: number;
-  /** Into memory, and down to the disk. */
-  readonly buffered: number;
-  readonly disk: number;
 }
 
 /** Predicts how long compiling takes, from a short trial of each kind of work in `folder`. */
@@ -37,56 +40,55 @@ export async function timeOf(
 ): Promise<TimeEstimate> {
   const made = graph.weights().flatMap((w) => rowParts(graph.setup[String(w.attrs.name)] ?? w));
   const coded = made.filter((v) => v.op === quantize);
+  const widened = made.filter((v) => v.op.name !== "param" && !coding.has(v.op));
   const speeds = await trial(folder, coded[0]);
-  const widened = made.filter((v) => v.op.name !== "param" && v.inputs.length > 0 && v.op !== quantize);
-  const elements = (vs: readonly Value[]) =>
-    vs.reduce((sum, v) => sum + byteLength(v) / (dtypes[v.dtype] / 8), 0);
-  const cores = availableParallelism();
-  const own = bytes / speeds.hash + elements(widened) / speeds.widen;
-  const threads = elements(coded) / speeds.quantize;
-  const held = Math.min(bytes, freemem() / 10);
-  const disk = held / speeds.buffered + (bytes - held) / speeds.disk;
-  const write = planned + Math.max(own, disk, threads / cores, (own + threads) / cores);
   const stored = graph.stored();
+  const read = stored.reduce((sum, v) => sum + byteLength(v), 0);
+  const own = bytes / speeds.write + read / speeds.read + elements(widened) / speeds.widen;
+  const threads = elements(coded) / speeds.quantize;
+  const cores = availableParallelism();
+  // What the system holds in memory is written later.
+  const disk = Math.max(0, bytes - freemem() / 10) / speeds.disk;
+  const start = planned + (coded.length > 0 ? 0.2 : 0);
+  const write = start + Math.max(own, disk, threads / Math.min(cores, 8), (own + threads) / cores);
   const verify = 0.4 + elements(stored) / speeds.multiply;
   return {
     seconds: write + verify,
     write,
     verify,
     basis:
-      "a trial of under half a second of hashing, decoding, quantizing, multiplying and writing here; the checkpoint is taken to be read faster than all that",
+      "a trial of less than a second of each kind of work here; the checkpoint is taken to be read as fast as from memory",
   };
 }
+
+const coding: ReadonlySet<unknown> = new Set(Object.values(preparations));
+const elements = (vs: readonly Value[]): number =>
+  vs.reduce((sum, v) => sum + byteLength(v) / (dtypes[v.dtype] / 8), 0);
 
 async function trial(folder: string, coded: Value | undefined): Promise<Speeds> {
   const bytes = randomBytes(1 << 22);
-  // Small exponents: no weight of a model is NaN.
+  // No weight of a model is NaN.
   for (let i = 1; i < bytes.length; i += 2) bytes[i] = (bytes[i] as number) & 0xbf;
   const n = bytes.length / 2;
-  const floats = decode("bf16", bytes);
-  const x = Float64Array.from(floats.subarray(0, 2048));
-  const { buffered, disk } = await writing(folder, bytes);
+  const x = Float64Array.from(decode("bf16", bytes).subarray(0, 2048));
   return {
-    hash: bytes.length / seconds(() => createHash("sha256").update(bytes).digest()),
-    widen: n / seconds(() => decode("bf16", bytes)),
-    multiply: n / seconds(() => multiplied(decode("bf16", bytes), x)),
-    quantize: coded ? quantizing(coded, bytes) : Number.POSITIVE_INFINITY,
-    buffered,
-    disk,
+    ...(await files(folder, bytes)),
+    widen: n / (await seconds(() => decode("bf16", bytes))),
+    multiply: n / (await seconds(() => multiplied(decode("bf16", bytes), x))),
+    quantize: coded ? await quantizing(coded, bytes) : Number.POSITIVE_INFINITY,
   };
 }
 
-/** The better of two tries, the first of which also warms up. */
-function seconds(work: () => unknown): number {
-  const once = () => {
-    const start = performance.now();
-    work();
-    return (performance.now() - start) / 1000;
-  };
-  return Math.min(once(), once());
+/** Seconds that `work` takes once it is warm, over long enough for other processes to have their turns. */
+async function seconds(work: () => unknown): Promise<number> {
+  await work();
+  const start = performance.now();
+  let n = 0;
+  for (; performance.now() - start < 40; n++) await work();
+  return (performance.now() - start) / 1000 / n;
 }
 
-function quantizing(v: Value, bytes: Uint8Array): number {
+async function quantizing(v: Value, bytes: Uint8Array): Promise<number> {
   const scale = v.inputs[1] as Value;
   const attrs = scale.attrs as { to: CodesJob["to"]; block: number; around?: CodesJob["around"] };
   const columns = Math.max(attrs.block, 2048 - (2048 % attrs.block));
@@ -100,7 +102,7 @@ function quantizing(v: Value, bytes: Uint8Array): number {
     around: (scale.op === block_scale && attrs.around) || "zero",
     ...(scale.op === block_scale_search && { importance: new Float32Array(columns).fill(1) }),
   };
-  return (rows * columns) / seconds(() => encodeRows(job));
+  return (rows * columns) / (await seconds(() => encodeRows(job)));
 }
 
 /** As the reference interpreter multiplies a few tokens: six sums over each row. */
@@ -120,19 +122,38 @@ function multiplied(w: Float32Array, x: Float64Array): number {
   return total;
 }
 
-async function writing(folder: string, bytes: Uint8Array): Promise<{ buffered: number; disk: number }> {
-  const path = join(folder, `.gemmac-plan-${process.pid}`);
-  const file = await open(path, "wx").catch(() => undefined);
-  if (!file) return { buffered: 1e9, disk: 5e8 };
+/** Writes and reads back a small file. */
+async function files(folder: string, bytes: Uint8Array): Promise<Pick<Speeds, "write" | "disk" | "read">> {
+  const name = `.gemmac-plan-${process.pid}`;
+  const path = join(folder, name);
+  let out: HashedFile;
   try {
+    out = await HashedFile.create(folder, name);
+  } catch {
+    return { write: 4e8, disk: 3e8, read: 2e9 };
+  }
+  try {
+    const total = 5 * bytes.length;
     const start = performance.now();
-    for (let i = 0; i < 4; i++) await file.write(bytes);
-    const buffered = performance.now();
-    await file.sync();
-    const total = 4 * bytes.length * 1000;
-    return { buffered: total / (buffered - start), disk: total / (performance.now() - start) };
+    for (let i = 0; i < 5; i++) await out.write(bytes);
+    await out.close();
+    const written = performance.now();
+    const file = await open(path, "r+");
+    try {
+      await file.sync();
+      const synced = performance.now();
+      for (let i = 0; i < 5; i++) {
+        const buffer = new Uint8Array(bytes.length);
+        await file.read(buffer, 0, buffer.length, i * buffer.length);
+        hasNonFinite("bf16", buffer);
+      }
+      const read = performance.now();
+      const rate = (ms: number) => (total * 1000) / ms;
+      return { write: rate(written - start), disk: rate(synced - start), read: rate(read - synced) };
+    } finally {
+      await file.close();
+    }
   } finally {
-    await file.close();
     await rm(path, { force: true });
   }
 }

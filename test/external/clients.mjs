@@ -188,8 +188,7 @@ async function genai(artifacts) {
     `onnxruntime-genai ${run(python, ["-c", "import onnxruntime_genai as g; print(g.__version__)"]).stdout.trim()}`,
   );
   for (const { id, out, prompts, expected } of artifacts) {
-    const config = genaiConfig(json(join(out, "config.json")), json(join(out, "generation_config.json")));
-    writeFileSync(join(out, "genai_config.json"), JSON.stringify(config, null, 1));
+    const config = json(join(out, "genai_config.json"));
     const requests = prompts
       .map(({ ids, greedy }) => JSON.stringify({ ids, count: greedy.length }))
       .join("\n");
@@ -212,42 +211,3 @@ async function genai(artifacts) {
   }
 }
 
-/** What onnxruntime-genai wants to know. It insists on an end; the demo model has none, and never yields byte 0. */
-function genaiConfig(config, generation) {
-  const never = 0;
-  return {
-    model: {
-      type: "gemma",
-      bos_token_id: generation.bos_token_id ?? never,
-      eos_token_id: generation.eos_token_id ?? never,
-      pad_token_id: generation.pad_token_id ?? never,
-      context_length: config.max_position_embeddings,
-      vocab_size: config.vocab_size,
-      decoder: {
-        filename: "onnx/model.onnx",
-        head_size: config.head_dim,
-        hidden_size: config.hidden_size,
-        num_attention_heads: config.num_attention_heads,
-        num_hidden_layers: config.num_hidden_layers,
-        num_key_value_heads: config.num_key_value_heads,
-        session_options: { log_id: "onnxruntime-genai", provider_options: [] },
-        inputs: {
-          input_ids: "input_ids",
-          attention_mask: "attention_mask",
-          past_key_names: "past_key_values.%d.key",
-          past_value_names: "past_key_values.%d.value",
-        },
-        outputs: {
-          logits: "logits",
-          present_key_names: "present.%d.key",
-          present_value_names: "present.%d.value",
-        },
-      },
-    },
-    search: {
-      max_length: config.max_position_embeddings,
-      past_present_share_buffer: false,
-      do_sample: false,
-    },
-  };
-}
