@@ -8,12 +8,19 @@ import { parsePipeline } from "../../passes/pipeline.ts";
 import { resolvePackage, shareGemmac } from "./resolve.ts";
 import { importTypeScript } from "./typescript.ts";
 
+/** Whether `spec` names passes that gemmac brings, options aside. */
+const isBuiltIn = (spec: string): boolean => {
+  const name = /^\s*([^{\s]*)/.exec(spec)?.[1] ?? "";
+  return passes.has(name) || groups.has(name);
+};
+
 /**
- * The passes that `spec` names: a file such as `./my-pass.ts` or a package, with options in braces where the pass
- * takes some, as in `./my-pass.ts{layers=2}`. Throws UserError, and TypeScriptError when the file does not
+ * The passes that `spec` names: gemmac's own, a file such as `./my-pass.ts` or a package, with options in braces
+ * where the pass takes some, as in `./my-pass.ts{layers=2}`. Throws UserError, and TypeScriptError when the file does not
  * type-check against the public API.
  */
 export async function loadPasses(spec: string): Promise<Pass[]> {
+  if (isBuiltIn(spec)) return parsePipeline(spec);
   const [, name = "", options] = /^\s*(.+?)\s*(?:\{([^{}]*)\})?\s*$/s.exec(spec) ?? [];
   const found = await loadPlugin(name);
   if (!found)
