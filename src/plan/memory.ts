@@ -32,7 +32,7 @@ const measured = {
   /** Node with gemmac's modules loaded. */
   node: 62 * MB,
   /** The graph through the passes, and a node of it. */
-  passes: 9 * MB,
+  passes: 13 * MB,
   perNode: 6500,
   /** A thread that quantizes. */
   thread: 13 * MB,

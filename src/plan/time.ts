@@ -45,7 +45,7 @@ export async function timeOf(
   const stored = graph.stored();
   const read = stored.reduce((sum, v) => sum + byteLength(v), 0);
   const own = bytes / speeds.write + read / speeds.read + elements(widened) / speeds.widen;
-  const threads = elements(coded) / speeds.quantize;
+  const threads = (threadOverhead * elements(coded)) / speeds.quantize;
   const cores = availableParallelism();
   // What the system holds in memory is written later.
   const disk = Math.max(0, bytes - freemem() / 10) / speeds.disk;
@@ -60,6 +60,9 @@ export async function timeOf(
       "a trial of less than a second of each kind of work here; the checkpoint is taken to be read as fast as from memory",
   };
 }
+
+/** Time that threads take beyond the work itself, for messages and the collector: measured. */
+const threadOverhead = 1.6;
 
 const coding: ReadonlySet<unknown> = new Set(Object.values(preparations));
 const elements = (vs: readonly Value[]): number =>
