@@ -1,7 +1,7 @@
 import { dim } from "../ir/dim.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { int } from "../ir/op.ts";
-import { attention, concat, iota, param, update } from "../ir/ops/index.ts";
+import { attention, concat, iota, less_equal, mod, param, select, sub, update } from "../ir/ops/index.ts";
 import { tensor } from "../ir/type.ts";
 import { map, pass } from "./pass.ts";
 
@@ -18,7 +18,8 @@ export const insertKvCache = pass("insert-kv-cache", {
   doc:
     "Each attention also sees the keys and values of the tokens before: they come in as past_key_values.N and go out " +
     "with this step's as present.N. By default caches grow by concatenation, and `past_positions` i32[B,P] says where " +
-    "their P tokens stand. With a capacity they have that many slots, written in place from slot `start` i32[].",
+    "their P tokens stand. With a capacity they have that many slots, written in place from slot `start` i32[]; " +
+    "attention with a smaller window gets a ring of as many slots as the window has.",
   options: { capacity: int(0) },
   run: (g, { capacity }) => {
     if (capacity < 0)
@@ -30,10 +31,10 @@ export const insertKvCache = pass("insert-kv-cache", {
 /** How fresh keys or values join those of before. */
 interface Style {
   readonly inputs: readonly Value[];
-  /** Positions of all slots, given those of the fresh tokens. */
-  positions(fresh: Value): Value;
-  /** The cache's param, and what it holds after this step. */
-  join(name: string, fresh: Value): { past: Value; joined: Value };
+  /** Positions of all slots that attention with this window sees, given those of the fresh tokens. */
+  positions(fresh: Value, window: number): Value;
+  /** The cache's param, what attention sees, and what the cache holds after this step. */
+  join(name: string, fresh: Value, window: number): { past: Value; seen: Value; next: Value };
   readonly overwrites: boolean;
 }
 
@@ -46,21 +47,38 @@ function growing(g: Graph): Style {
     positions: (fresh) => concat(pastPositions, fresh),
     join(name, fresh) {
       const past = param({ name, type: fresh.type.resized(2, P) });
-      return { past, joined: concat(past, fresh, { axis: 2 }) };
+      const seen = concat(past, fresh, { axis: 2 });
+      return { past, seen, next: seen };
     },
   };
 }
 
-/** Slot s holds position s. Slots past the last token lie in the future of every query, so the mask hides them. */
+/** A slot whose position lies in the future of every query is hidden by the causal mask. */
+const hidden = 1 << 30;
+
+/**
+ * Slot s holds position s; slots past the last token lie in the future. In a ring slot s holds the latest position
+ * before `start` that is s modulo its length. Fresh keys stand beside the ring, as they may push out what the first
+ * of their own queries still see.
+ */
 function inPlace(g: Graph, capacity: number): Style {
   const start = param({ name: "start", type: tensor("i32") });
+  const isRing = (window: number) => window > 0 && window < capacity;
+  const slots = (n: number) => iota({ shape: [batch(g), n], dtype: "i32" });
+  const latest = sub(start, 1);
   return {
     inputs: [start],
     overwrites: true,
-    positions: () => iota({ shape: [batch(g), capacity], dtype: "i32" }),
-    join(name, fresh) {
-      const past = param({ name, type: fresh.type.resized(2, capacity) });
-      return { past, joined: update(past, fresh, start, { axis: 2 }) };
+    positions(fresh, window) {
+      if (!isRing(window)) return slots(capacity);
+      const held = sub(latest, mod(sub(latest, slots(window)), { by: window }));
+      return concat(select(less_equal(0, held), held, hidden), fresh);
+    },
+    join(name, fresh, window) {
+      const ring = isRing(window);
+      const past = param({ name, type: fresh.type.resized(2, ring ? window : capacity) });
+      const next = update(past, fresh, start, { axis: 2, wrap: ring });
+      return { past, seen: ring ? concat(past, fresh, { axis: 2 }) : next, next };
     },
   };
 }
@@ -71,21 +89,22 @@ function insert(g: Graph, style: Style): Graph {
   const inputs = [...g.inputs, ...style.inputs];
   const next: Record<string, Value> = {};
   const aliases: Record<string, string> = { ...g.aliases };
-  const remember = (name: string, nextName: string, fresh: Value) => {
-    const { past, joined } = style.join(name, fresh);
-    inputs.push(past);
-    next[nextName] = joined;
+  const remember = (name: string, nextName: string, fresh: Value, window: number) => {
+    const joined = style.join(name, fresh, window);
+    inputs.push(joined.past);
+    next[nextName] = joined.next;
     if (style.overwrites) aliases[nextName] = name;
-    return joined;
+    return joined.seen;
   };
   let layer = 0;
   const cached = map(g, (v) => {
     const a = attention.of(v);
     if (!a) return v;
     const at = cacheNames(layer++);
-    const keys = remember(at.key, at.nextKey, a.k);
-    const values = remember(at.value, at.nextValue, a.v);
-    return attention(a.q, keys, values, a.qpos, style.positions(a.kpos), a.attrs);
+    const { window } = a.attrs;
+    const keys = remember(at.key, at.nextKey, a.k, window);
+    const values = remember(at.value, at.nextValue, a.v, window);
+    return attention(a.q, keys, values, a.qpos, style.positions(a.kpos, window), a.attrs);
   });
   if (layer === 0) return g;
   return cached.with({ inputs, outputs: { ...cached.outputs, ...next }, aliases });

@@ -1,6 +1,6 @@
 import { minus } from "../ir/dim.ts";
 import type { Value } from "../ir/graph.ts";
-import { linear, quant_linear, residual_rms_norm, rms_norm, slice } from "../ir/ops/index.ts";
+import { linear, quant_linear, residual_rms_norm, rms_norm, slice, softcap } from "../ir/ops/index.ts";
 import { pass } from "./pass.ts";
 
 export const lastLogits = pass("last-logits", {
@@ -29,6 +29,8 @@ function lastRow(v: Value): Value {
   if (coded) return quant_linear(lastRow(coded.x), coded.codes, coded.scale, coded.zero);
   const norm = rms_norm.of(v);
   if (norm) return rms_norm(lastRow(norm.x), norm.scale, norm.attrs);
+  const capped = softcap.of(v);
+  if (capped) return softcap(lastRow(capped.x), capped.attrs);
   const sum = residual_rms_norm.of(v);
   if (sum) return residual_rms_norm(lastRow(sum.a), lastRow(sum.b), sum.scale, sum.attrs);
   const T = v.type.at(1);

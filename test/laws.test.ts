@@ -93,7 +93,17 @@ describe("random graphs", () => {
       if (g.values().some((v) => v.shape.some((d) => typeof d !== "number"))) found.add("a symbolic size");
       for (const v of fuse(lower(g)).values()) found.add(`${v.op.name} found`);
     }
-    for (const op of ["update", "matmul", "iota", "select", "rope", "attention", "a symbolic size"])
+    for (const op of [
+      "update",
+      "mod",
+      "erf",
+      "matmul",
+      "iota",
+      "select",
+      "rope",
+      "attention",
+      "a symbolic size",
+    ])
       expect(found).toContain(op);
     for (const op of ["linear", "rms_norm", "gelu", "geglu", "rope", "softmax", "attention"])
       expect(found).toContain(`${op} found`);

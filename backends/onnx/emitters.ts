@@ -6,6 +6,7 @@ import {
   gather,
   iota,
   linear,
+  mod,
   reshape,
   rms_norm,
   slice,
@@ -49,6 +50,21 @@ const cast = (b: Builder, v: Value, x: string, to: DType) => b.step(v, "Cast", [
 const between = (b: Builder, v: Value, x: string, from: string, to: string, axis: number) =>
   b.step(v, "Slice", [x, from, to, b.ints([axis])]);
 
+/** Each slot of a ring takes the last row written to it, where there is one among the new rows, or stays as it is. */
+function ring(b: Builder, v: Value, from: string): string {
+  const { dest, src, attrs } = operands(update, v);
+  const step = (opType: string, ...inputs: string[]) => b.step(v, opType, inputs);
+  const [all, last] = [
+    b.size(dest.type.at(attrs.axis)),
+    step("Sub", b.size(src.type.at(attrs.axis)), b.ints([1])),
+  ];
+  const slots = step("Range", b.index(0), step("Squeeze", all), b.index(1));
+  const row = step("Sub", last, step("Mod", step("Sub", step("Add", from, last), slots), all));
+  const index = step("Where", step("Less", row, b.ints([0])), slots, step("Add", row, all));
+  const both = b.step(v, "Concat", [b.name(dest), b.name(src)], { axis: attrs.axis });
+  return b.result(v, "Gather", [both, index], { axis: attrs.axis });
+}
+
 /** Every primitive in the standard operator set, and the composites that it has (or that runtimes fuse) as one piece. */
 export const emitters = {
   param: (b, v) => {
@@ -68,6 +84,7 @@ export const emitters = {
 
   exp: same("Exp"),
   tanh: same("Tanh"),
+  erf: same("Erf"),
   sin: same("Sin"),
   cos: same("Cos"),
   sqrt: same("Sqrt"),
@@ -84,6 +101,10 @@ export const emitters = {
   mul: same("Mul"),
   div: same("Div"),
   pow: same("Pow"),
+  mod: (b, v) => {
+    const { x, attrs } = operands(mod, v);
+    return b.result(v, "Mod", [b.name(x), b.scalar(attrs.by, x.dtype)]);
+  },
   maximum: same("Max"),
   minimum: same("Min"),
   less_equal: same("LessOrEqual"),
@@ -119,6 +140,7 @@ export const emitters = {
   update: (b, v) => {
     const { dest, src, start, attrs } = operands(update, v);
     const from = b.step(v, "Reshape", [b.step(v, "Cast", [b.name(start)], { to: 7 }), b.ints([1])]);
+    if (attrs.wrap) return ring(b, v, from);
     const to = b.step(v, "Add", [from, b.size(src.type.at(attrs.axis))]);
     const before = between(b, v, b.name(dest), b.ints([0]), from, attrs.axis);
     const after = between(b, v, b.name(dest), to, b.size(dest.type.at(attrs.axis)), attrs.axis);
@@ -149,6 +171,7 @@ export const emitters = {
       v.inputs.map((i) => b.name(i)),
       { approximate: "tanh" },
     ),
+  gelu_erf: same("Gelu"),
   /** Pow, ReduceMean, Add, Sqrt, Div, Mul: the spelling that ONNX Runtime fuses to SimplifiedLayerNormalization. */
   rms_norm: (b, v) => {
     const { x, scale, attrs } = operands(rms_norm, v);

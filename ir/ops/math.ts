@@ -1,4 +1,4 @@
-import { primitive } from "../op.ts";
+import { int, primitive } from "../op.ts";
 import { type HostTensor, stretched } from "../tensor.ts";
 import { broadcast, isFloat, type TensorType, tensor } from "../type.ts";
 
@@ -59,6 +59,7 @@ const comparison = (name: string, doc: string, f: (a: number, b: number) => bool
 
 export const exp = unary("exp", "e to the x.", Math.exp);
 export const tanh = unary("tanh", "Hyperbolic tangent.", Math.tanh);
+export const erf = unary("erf", "Gauss error function.", erfOf);
 export const sin = unary("sin", "Sine of x radians.", Math.sin);
 export const cos = unary("cos", "Cosine of x radians.", Math.cos);
 export const sqrt = unary("sqrt", "Square root.", Math.sqrt);
@@ -71,6 +72,20 @@ export const div = binary("div", "Quotient.", (a, b) => a / b);
 export const pow = binary("pow", "a to the power of b.", (a, b) => a ** b);
 export const maximum = binary("maximum", "The larger of a and b.", Math.max, true);
 export const minimum = binary("minimum", "The smaller of a and b.", Math.min, true);
+
+export const mod = primitive("mod", {
+  doc: "Remainder of x / by for integers: 0 to by - 1, whatever the sign of x.",
+  inputs: ["x"],
+  attrs: { by: int() },
+  example: [["i32[2,3]"], { by: 2 }],
+  infer: ({ x }, { by }) => {
+    if (isFloat(x.dtype) || x.dtype === "bool")
+      throw new TypeError(`needs integers, got ${x}; cast it first`);
+    if (by < 1) throw new TypeError(`by is ${by}; give a number from 1`);
+    return x;
+  },
+  eval: ({ x }, { by }) => ({ shape: x.shape, data: x.data.map((n) => n - by * Math.floor(n / by)) }),
+});
 
 export const less_equal = comparison("less_equal", "Whether a <= b.", (a, b) => a <= b);
 
@@ -93,3 +108,20 @@ export const select = primitive("select", {
     return { shape, data };
   },
 });
+
+/** 2/√π · ∑ (-1)ⁿ x^(2n+1) / (n! (2n+1)) near zero, and Laplace's continued fraction of 1 - erf(x) beyond (DLMF 7.6, 7.9). */
+function erfOf(x: number): number {
+  const z = Math.abs(x);
+  if (!(z < 6)) return Number.isNaN(x) ? x : Math.sign(x);
+  if (z < 2.5) {
+    let [term, sum] = [x, x];
+    for (let n = 1; n < 60; n++) {
+      term *= -(x * x) / n;
+      sum += term / (2 * n + 1);
+    }
+    return (2 / Math.sqrt(Math.PI)) * sum;
+  }
+  let fraction = 0;
+  for (let n = 60; n > 0; n--) fraction = n / 2 / (z + fraction);
+  return Math.sign(x) * (1 - Math.exp(-z * z) / Math.sqrt(Math.PI) / (z + fraction));
+}

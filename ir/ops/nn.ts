@@ -1,8 +1,8 @@
 import type { Value } from "../graph.ts";
-import { bool, composite, float } from "../op.ts";
+import { bool, composite, float, int } from "../op.ts";
 import { matmul, max, mean, sum } from "./contract.ts";
 import { iota } from "./leaf.ts";
-import { add, cos, div, exp, less_equal, mul, pow, rsqrt, select, sin, sub, tanh } from "./math.ts";
+import { add, cos, div, erf, exp, less_equal, mul, pow, rsqrt, select, sin, sub, tanh } from "./math.ts";
 import { dequantize } from "./quant.ts";
 import { cast, concat, gather, reshape, slice, transpose } from "./shape.ts";
 
@@ -67,6 +67,28 @@ export const gelu = composite("gelu", {
   },
 });
 
+export const gelu_erf = composite("gelu_erf", {
+  doc: "Gaussian error linear unit as first defined, x·Φ(x) (Hendrycks & Gimpel 2016).",
+  inputs: ["x"],
+  example: [["f32[2,3]"]],
+  decompose: ({ x }) => mul(mul(x, 0.5), add(erf(mul(x, Math.SQRT1_2)), 1)),
+});
+
+export const silu = composite("silu", {
+  doc: "Sigmoid linear unit, x / (1 + exp(-x)) (Elfwing et al. 2017).",
+  inputs: ["x"],
+  example: [["f32[2,3]"]],
+  decompose: ({ x }) => div(x, add(exp(sub(0, x)), 1)),
+});
+
+export const softcap = composite("softcap", {
+  doc: "cap·tanh(x/cap): x where it is small, never past ±cap (Gemma 2, arXiv:2408.00118).",
+  inputs: ["x"],
+  attrs: { cap: float() },
+  example: [["f32[2,3]"], { cap: 30 }],
+  decompose: ({ x }, { cap }) => mul(tanh(div(x, cap)), cap),
+});
+
 export const geglu = composite("geglu", {
   doc: "gelu(gate)·up (Shazeer 2020).",
   inputs: ["gate", "up"],
@@ -75,14 +97,17 @@ export const geglu = composite("geglu", {
 });
 
 export const rope = composite("rope", {
-  doc: "Rotate the two halves of each head of x [B,H,T,D] by position · theta^(-2i/D), positions [B,T] (Su et al. 2021).",
+  doc:
+    "Rotate the two halves of each head of x [B,H,T,D] by position · theta^(-2i/D) / factor, positions [B,T] " +
+    "(Su et al. 2021; the factor stretches the context linearly, Chen et al. 2023).",
   inputs: ["x", "positions"],
-  attrs: { theta: float(10_000) },
+  attrs: { theta: float(10_000), factor: float(1) },
   example: [["f32[1,2,3,4]", "i32[1,3]"]],
-  decompose: ({ x, positions }, { theta }) => {
+  decompose: ({ x, positions }, { theta, factor }) => {
     const half = x.fixed(-1) / 2;
     const [B, T] = [positions.type.at(0), positions.type.at(1)];
-    const frequency = div(1, pow(theta, div(iota({ shape: [half], dtype: "f32" }), half)));
+    const base = div(1, pow(theta, div(iota({ shape: [half], dtype: "f32" }), half)));
+    const frequency = factor === 1 ? base : div(base, factor);
     const angle = mul(cast(reshape(positions, { shape: [B, 1, T, 1] }), { to: "f32" }), frequency);
     const h = cast(x, { to: "f32" });
     const a = slice(h, { axis: -1, from: 0, to: half });
@@ -101,25 +126,25 @@ const hidden = -1e30;
 export const attention = composite("attention", {
   doc:
     "softmax(q·kᵀ·scale)·v for q [B,H,T,D], k and v [B,G,S,D]; query head h reads key head ⌊h·G/H⌋. " +
-    "Causal hides slots whose kpos [B,S] is later than the query's qpos [B,T].",
+    "Causal hides slots whose kpos [B,S] is later than the query's qpos [B,T], a window those that lie `window` or " +
+    "more before it. A softcap bounds the scores before they are hidden. 0 stands for no window and no cap.",
   inputs: ["q", "k", "v", "qpos", "kpos"],
-  attrs: { scale: float(), causal: bool(true) },
+  attrs: { scale: float(), causal: bool(true), window: int(0), softcap: float(0) },
   example: [["f32[1,4,3,8]", "f32[1,2,5,8]", "f32[1,2,5,8]", "i32[1,3]", "i32[1,5]"], { scale: 0.35 }],
-  decompose: ({ q, k, v, qpos, kpos }, { scale, causal }) => {
+  decompose: ({ q, k, v, qpos, kpos }, { scale, causal, window, softcap: cap }) => {
     const [B, T, S] = [q.type.at(0), q.type.at(2), k.type.at(2)];
     const [H, G, D] = [q.fixed(1), k.fixed(1), q.fixed(3)];
     if (H % G !== 0) throw new TypeError(`${H} query heads do not divide over ${G} key heads`);
+    if (window < 0) throw new TypeError(`window is ${window}; give a number of tokens, or 0 for all`);
     const shared = (x: Value) => reshape(x, { shape: [B, G, 1, S, D] });
     const queries = reshape(q, { shape: [B, G, H / G, T, D] });
     const products = matmul(queries, transpose(shared(k), { perm: [0, 1, 2, 4, 3] }));
-    let scores = mul(cast(products, { to: "f32" }), scale);
-    if (causal) {
-      const seen = less_equal(
-        reshape(kpos, { shape: [B, 1, 1, 1, S] }),
-        reshape(qpos, { shape: [B, 1, 1, T, 1] }),
-      );
-      scores = select(seen, scores, hidden);
-    }
+    const raw = mul(cast(products, { to: "f32" }), scale);
+    let scores = cap === 0 ? raw : softcap(raw, { cap });
+    const at = reshape(qpos, { shape: [B, 1, 1, T, 1] });
+    const of = reshape(kpos, { shape: [B, 1, 1, 1, S] });
+    if (window > 0) scores = select(less_equal(window, sub(at, of)), hidden, scores);
+    if (causal) scores = select(less_equal(of, at), scores, hidden);
     const mixed = matmul(cast(softmax(scores), { to: q.dtype }), shared(v));
     return reshape(mixed, { shape: [B, H, T, D] });
   },

@@ -1,5 +1,5 @@
 import { minus, plus, product, size as sizeOf } from "../dim.ts";
-import { dims, dtype, int, ints, primitive, size } from "../op.ts";
+import { bool, dims, dtype, int, ints, primitive, size } from "../op.ts";
 import { count, type HostTensor, offsets, pick, strides } from "../tensor.ts";
 
 export const cast = primitive("cast", {
@@ -120,9 +120,11 @@ export const gather = primitive("gather", {
 });
 
 export const update = primitive("update", {
-  doc: "dest with src written over it from position `start` of one axis. What would fall past the end is an error.",
+  doc:
+    "dest with src written over it from position `start` of one axis. What would fall past the end is an error or, " +
+    "with wrap, goes on at the beginning, the last written winning.",
   inputs: ["dest", "src", "start"],
-  attrs: { axis: int() },
+  attrs: { axis: int(), wrap: bool(false) },
   example: [["f32[2,6]", "f32[2,2]", "i32[]"], { axis: 1 }],
   infer: ({ dest, src, start }, { axis }) => {
     if (!src.resized(axis, dest.at(axis)).equals(dest))
@@ -130,16 +132,19 @@ export const update = primitive("update", {
     if (start.dtype !== "i32" || start.rank !== 0) throw new TypeError(`start is ${start}; it must be i32[]`);
     return dest;
   },
-  eval: ({ dest, src, start }, { axis }, { shape }) => {
-    const own = strides(shape);
+  eval: ({ dest, src, start }, { axis, wrap }, { shape }) => {
     const from = start.data[0] as number;
     const k = axis < 0 ? axis + shape.length : axis;
-    if (from < 0 || from + (src.shape[k] as number) > (shape[k] as number))
-      throw new RangeError(`writing ${src.shape[k]} at ${from} does not fit into ${shape[k]}`);
+    const [n, all] = [src.shape[k] as number, shape[k] as number];
+    if (from < 0 || (!wrap && from + n > all))
+      throw new RangeError(`writing ${n} at ${from} does not fit into ${all}`);
     const data: HostTensor["data"] = dest.data.slice();
-    offsets(src.shape, own, from * (own[k] as number)).forEach((o, i) => {
-      data[o] = src.data[i] as number;
-    });
+    const inner = count(shape.slice(k + 1));
+    for (let outer = 0; outer < count(shape.slice(0, k)); outer++)
+      for (let i = 0; i < n; i++) {
+        const row = src.data.subarray((outer * n + i) * inner, (outer * n + i + 1) * inner);
+        data.set(row, (outer * all + ((from + i) % all)) * inner);
+      }
     return { shape, data };
   },
 });

@@ -22,7 +22,7 @@ export function print(g: Graph): string {
   const line = (v: Value) => {
     const operands = v.inputs.map((i) => operand(i, v.inputs)).join(", ");
     const attrs = Object.entries(v.attrs)
-      .filter(([k, x]) => x !== v.op.attrs[k]?.default)
+      .filter(([k, x]) => !Object.is(x, v.op.attrs[k]?.default))
       .map(([k, x]) => ` ${k}=${shown(x)}`);
     const origin = g.origins.get(v);
     return `  ${name(v)} = ${[v.op.name, operands].filter(Boolean).join(" ")}${attrs.join("")} : ${v.type}${origin ? ` @${origin}` : ""}`;

@@ -68,23 +68,29 @@ const emitters = {
 
   group_query_attention: (b, v) => {
     const { q, k, v: values, past_key, past_value, positions, attrs } = operands(group_query_attention, v);
-    const { heads, scale, theta } = attrs;
+    const { heads, scale, window, softcap, theta, factor } = attrs;
     const D = past_key.fixed(3);
     const turns = (f: (angle: number) => number) =>
       Float32Array.from({ length: (b.context * D) / 2 }, (_, i) => {
         const [position, k] = [Math.floor(i / (D / 2)), i % (D / 2)];
-        return f(Math.fround(position * Math.fround(1 / theta ** ((2 * k) / D))));
+        const frequency = Math.fround(Math.fround(1 / theta ** ((2 * k) / D)) / factor);
+        return f(Math.fround(position * frequency));
       });
+    const stretched = factor === 1 ? "" : `.${factor}`;
     const table = (name: string, f: (angle: number) => number) =>
-      b.table(`rope.${theta}.${name}`, [b.context, D / 2], () => turns(f));
+      b.table(`rope.${theta}${stretched}.${name}`, [b.context, D / 2], () => turns(f));
     const inputs = [q, k, values, past_key, past_value].map((x) => b.name(x));
     inputs.push(...sequenceLengths(b), table("cos", Math.cos), table("sin", Math.sin));
-    const companions = [present_key(k, past_key, positions, { theta }), present_value(values, past_value)];
-    const shape = { num_heads: heads, kv_num_heads: past_key.fixed(1), scale: { float: scale } };
+    const turn = { theta, factor };
+    const companions = [present_key(k, past_key, positions, turn), present_value(values, past_value)];
     b.several(v, "GroupQueryAttention", inputs, [v, ...companions], {
-      ...shape,
+      num_heads: heads,
+      kv_num_heads: past_key.fixed(1),
+      scale: { float: scale },
       do_rotary: 1,
       rotary_interleaved: 0,
+      ...(window > 0 && { local_window_size: window }),
+      ...(softcap !== 0 && { softcap: { float: softcap } }),
     });
     return b.name(v);
   },

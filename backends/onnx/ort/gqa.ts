@@ -11,13 +11,16 @@ const split = (x: Value, heads: number): Value => {
   return transpose(reshape(x, { shape: [B, T, heads, x.fixed(-1) / heads] }), { perm: [0, 2, 1, 3] });
 };
 
+/** How positions turn queries and keys. */
+const turning = { theta: float(10_000), factor: float(1) };
+
 export const present_key = composite("present_key", {
   doc: "The keys so far, joined by this step's, turned by their positions.",
   inputs: ["k", "past", "positions"],
-  attrs: { theta: float(10_000) },
+  attrs: turning,
   example: [["f32[1,3,16]", "f32[1,2,5,8]", "i32[1,3]"]],
-  decompose: ({ k, past, positions }, { theta }) =>
-    concat(past, rope(split(k, past.fixed(1)), positions, { theta }), { axis: 2 }),
+  decompose: ({ k, past, positions }, turn) =>
+    concat(past, rope(split(k, past.fixed(1)), positions, turn), { axis: 2 }),
 });
 
 export const present_value = composite("present_value", {
@@ -30,16 +33,20 @@ export const present_value = composite("present_value", {
 export const group_query_attention = composite("group_query_attention", {
   doc: "Attention from projections to mixed heads, with rotation and cache: what ONNX Runtime's GroupQueryAttention computes.",
   inputs: ["q", "k", "v", "past_key", "past_value", "positions", "past_positions"],
-  attrs: { heads: int(), scale: float(), theta: float(10_000) },
+  attrs: { heads: int(), scale: float(), window: int(0), softcap: float(0), ...turning },
   example: [
     ["f32[1,3,32]", "f32[1,3,16]", "f32[1,3,16]", "f32[1,2,5,8]", "f32[1,2,5,8]", "i32[1,3]", "i32[1,5]"],
     { heads: 4, scale: 0.35 },
   ],
-  decompose: ({ q, k, v, past_key, past_value, positions, past_positions }, { heads, scale, theta }) => {
-    const queries = rope(split(q, heads), positions, { theta });
-    const keys = present_key(k, past_key, positions, { theta });
+  decompose: (
+    { q, k, v, past_key, past_value, positions, past_positions },
+    { heads, scale, window, softcap, ...turn },
+  ) => {
+    const queries = rope(split(q, heads), positions, turn);
+    const keys = present_key(k, past_key, positions, turn);
     const values = present_value(v, past_value);
-    const mixed = attention(queries, keys, values, positions, concat(past_positions, positions), { scale });
+    const seen = concat(past_positions, positions);
+    const mixed = attention(queries, keys, values, positions, seen, { scale, window, softcap });
     return reshape(transpose(mixed, { perm: [0, 2, 1, 3] }), { shape: q.shape });
   },
 });
@@ -56,15 +63,22 @@ const mixed = attention(
 const find = rewrite("find-gqa", {
   doc: "Rotation, cache and attention of one layer, and what it leaves in the caches.",
   rules: [
+    rule("heads that come from no reshape", rope(transpose(any("heads")), any("positions")), (m, root) => {
+      if (m.heads.op === reshape || m.heads.type.rank !== 4) return undefined;
+      const [B, T, H, D] = [m.heads.type.at(0), m.heads.type.at(1), m.heads.fixed(2), m.heads.fixed(3)];
+      const flat = reshape(m.heads, { shape: [B, T, H * D] });
+      const turned = root.inputs[0] as Value;
+      return rope(transpose(reshape(flat, m.heads.type), turned.attrs), m.positions, root.attrs);
+    }),
     rule("the whole of it", reshape(transpose(mixed)), (m, root) => {
       const core = root.inputs[0]?.inputs[0] as Value;
-      const { scale } = core.attrs as { scale: number };
-      const { theta } = (core.inputs[0] as Value).attrs as { theta: number };
+      const { causal, ...seeing } = attention.of(core)?.attrs ?? {};
+      const turn = core.inputs[0]?.attrs;
       const { q, k, v, past_key, past_value, positions, past_positions } = m;
       const made = group_query_attention(q, k, v, past_key, past_value, positions, past_positions, {
         heads: core.fixed(1),
-        scale,
-        theta,
+        ...seeing,
+        ...turn,
       });
       return made.op.decompose?.(made.inputs, made.attrs) === root ? made : undefined;
     }),
@@ -92,7 +106,8 @@ export const fuseGqa = pass("fuse-gqa", {
     for (const v of found.values()) {
       const a = group_query_attention.of(v);
       if (!a) continue;
-      made.add(present_key(a.k, a.past_key, a.positions, { theta: a.attrs.theta }));
+      const { theta, factor } = a.attrs;
+      made.add(present_key(a.k, a.past_key, a.positions, { theta, factor }));
       made.add(present_value(a.v, a.past_value));
     }
     // Caches are results of the one operator. Where a pass changed the attention, they are joined as they were.
