@@ -1,38 +1,76 @@
 import { minus } from "../ir/dim.ts";
-import type { Value } from "../ir/graph.ts";
-import { linear, quant_linear, residual_rms_norm, rms_norm, slice, softcap } from "../ir/ops/index.ts";
-import { pass } from "./pass.ts";
+import type { OpDef, Value } from "../ir/graph.ts";
+import {
+  add,
+  geglu,
+  gelu,
+  gelu_erf,
+  linear,
+  mul,
+  quant_linear,
+  residual_rms_norm,
+  rms_norm,
+  silu,
+  slice,
+  softcap,
+} from "../ir/ops/index.ts";
+import { pass, rebuilt } from "./pass.ts";
+
+/** Ops that make each row [b,t] from the same rows of their first operands, and how many operands those are. */
+const rowwise = new Map<OpDef, number>([
+  [add, 2],
+  [mul, 2],
+  [geglu, 2],
+  [residual_rms_norm, 2],
+  [gelu, 1],
+  [gelu_erf, 1],
+  [silu, 1],
+  [softcap, 1],
+  [rms_norm, 1],
+  [linear, 1],
+  [quant_linear, 1],
+]);
 
 export const lastLogits = pass("last-logits", {
-  doc: "Scores for the last token only, [B,1,vocab]: the head and the final norm run on one row instead of T. That row stays as it was.",
+  doc: "Scores for the last token only, [B,1,vocab]: all that follows the last attention runs on one row instead of T. That row stays as it was.",
   run(g) {
-    const logits = g.outputs.logits;
+    const { logits, ...others } = g.outputs;
     if (!logits) return g;
-    const made = lastRow(logits);
-    const origins = new Map(g.origins);
-    for (let [was, now] = [logits, made]; was !== now && was.op === now.op; ) {
-      const origin = g.origins.get(was);
-      if (origin) origins.set(now, origin);
-      const [a, b] = [was.inputs[0], now.inputs[0]];
-      if (!a || !b) break;
-      [was, now] = [a, b];
+
+    // Users before operands: whoever reads more of a value than its last row needs it whole.
+    const whole = new Set(Object.values(others));
+    for (const v of g.values().reverse()) {
+      const rows = whole.has(v) ? [] : rowsRead(v);
+      for (const x of v.inputs) if (!rows.includes(x)) whole.add(x);
     }
-    return g.with({ outputs: { ...g.outputs, logits: made }, origins });
+
+    const made = new Map<Value, Value>();
+    const last = (v: Value): Value => {
+      const known = made.get(v);
+      if (known) return known;
+      const rows = whole.has(v) ? [] : rowsRead(v);
+      const operands = v.inputs.map((x) => (rows.includes(x) ? last(x) : x));
+      const T = v.type.at(1);
+      const row = rows.length ? rebuilt(v, operands) : slice(v, { axis: 1, from: minus(T, 1), to: T });
+      made.set(v, row);
+      return row;
+    };
+    const outputs = { ...g.outputs, logits: last(logits) };
+    // A value that is cut keeps its name; what became one row hands it on.
+    const named = [...g.origins].map(([v, origin]) => {
+      const row = made.get(v);
+      return [row?.op === v.op ? row : v, origin] as const;
+    });
+    return g.with({ outputs, origins: new Map(named) });
   },
 });
 
-/** The last row of `v` [B,T,…], taken as early as rows do not mix. */
-function lastRow(v: Value): Value {
-  const product = linear.of(v);
-  if (product) return linear(lastRow(product.x), product.w);
-  const coded = quant_linear.of(v);
-  if (coded) return quant_linear(lastRow(coded.x), coded.codes, coded.scale, coded.zero);
-  const norm = rms_norm.of(v);
-  if (norm) return rms_norm(lastRow(norm.x), norm.scale, norm.attrs);
-  const capped = softcap.of(v);
-  if (capped) return softcap(lastRow(capped.x), capped.attrs);
-  const sum = residual_rms_norm.of(v);
-  if (sum) return residual_rms_norm(lastRow(sum.a), lastRow(sum.b), sum.scale, sum.attrs);
-  const T = v.type.at(1);
-  return slice(v, { axis: 1, from: minus(T, 1), to: T });
+/** The operands of which `v` reads, for each of its rows, no more than the same row; none when it mixes rows. */
+function rowsRead(v: Value): readonly Value[] {
+  const operands = v.inputs.slice(0, rowwise.get(v.op) ?? 0);
+  const sameRows = (x: Value) => x.type.rank === v.type.rank && x.shape[1] === v.shape[1];
+  // A number, or one row's features, serves every row alike.
+  const noRows = (x: Value) => x.type.rank <= v.type.rank - 2;
+  if (v.type.rank < 3 || !operands.every((x) => sameRows(x) || noRows(x))) return [];
+  return operands.filter(sameRows);
 }

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { dim, minus, parseDim, plus, size, times } from "../ir/dim.ts";
-import { Graph, intern } from "../ir/graph.ts";
+import { Graph, intern, type Value } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
 import { constant } from "../ir/ops/index.ts";
 import type { HostTensor } from "../ir/tensor.ts";
@@ -22,6 +22,7 @@ import {
 import { packLinear } from "../passes/fusion/pack-linear.ts";
 import { shareTables } from "../passes/fusion/share-tables.ts";
 import { insertKvCache } from "../passes/kv-cache.ts";
+import { lastLogits } from "../passes/last-logits.ts";
 import type { Pass } from "../passes/pass.ts";
 import { pass } from "../passes/pass.ts";
 import type { GemmaConfig } from "../src/model/config.ts";
@@ -252,6 +253,27 @@ describe("gemma", () => {
         if (!sameOutcome(want, outcome(pass.run(start), sizes, 5)))
           throw new Error(`${pass.name} changed what gemma computes`);
   });
+
+  test.each(models.map((g, i) => [i, g] as const))(
+    "%i: last-logits gives the last row, bit for bit",
+    (_, g) => {
+      for (const start of [g, fuse(g), insertKvCache().run(fuse(g))]) {
+        const [all, last] = [start, lastLogits().run(start)].map((h) => outcome(h, { ...sizes, P: 2 }, 5));
+        if (typeof all === "string" || typeof last === "string") throw new Error("a token is out of range");
+        const [want, got] = [all?.logits, last?.logits];
+        const [B = 0, T = 0, V = 0] = want?.shape ?? [];
+        expect(got?.shape).toEqual([B, 1, V]);
+        for (let b = 0; b < B; b++)
+          expect(got?.data.slice(b * V, (b + 1) * V)).toEqual(
+            want?.data.slice(((b + 1) * T - 1) * V, (b + 1) * T * V),
+          );
+      }
+      // After the last attention nothing is as long as the text.
+      const cut = lastLogits().run(fuse(g)).values();
+      const long = cut.findLast((v) => v.op.name === "linear" && v.type.rank === 3 && v.shape[1] !== 1);
+      expect(cut.findLastIndex((v) => v.op.name === "attention")).toBeGreaterThan(cut.indexOf(long as Value));
+    },
+  );
 
   test.each(models.map((g, i) => [i, g] as const))("%i: tidied up, one after another", (_, g) => {
     const tidy = tidying.reduce((h, pass) => pass.run(h), fuse(lower(g)));

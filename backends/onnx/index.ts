@@ -22,7 +22,7 @@ export interface OnnxOptions {
 /** What both profiles start with, and the places where they part. */
 const pipelines = {
   standard: "share-tables,fuse,insert-kv-cache,fuse-quant",
-  ort: "share-tables,fuse,insert-kv-cache,fuse-residual-norm,fuse-gqa,last-logits,fuse-quant",
+  ort: "share-tables,fuse,insert-kv-cache,last-logits,fuse-residual-norm,fuse-gqa,fuse-quant",
 } as const;
 
 const profiles: Readonly<

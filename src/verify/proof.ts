@@ -3,6 +3,7 @@ import { int64Row, type Named, Parts } from "../../backends/onnx/index.ts";
 import { openReference } from "../../backends/reference/index.ts";
 import type { Weights } from "../../backends/weights.ts";
 import type { Graph } from "../../ir/graph.ts";
+import { count } from "../../ir/tensor.ts";
 import type { Law } from "../../passes/pass.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
 
@@ -100,17 +101,18 @@ function stages(origins: readonly string[]): string[][] {
   return groups.filter((g) => g.length > 0);
 }
 
-/** The exact values of these origins, for what comes after: those laid out [1, tokens, features]. */
+/** The exact values of these origins, for what comes after: those laid out [1, tokens, features], or one token's. */
 function rowsOf(
   origins: readonly string[],
   { compiled, activations, ids }: ProofRequest,
   values: ReadonlyMap<string, Float32Array>,
 ): Named[] {
-  const flat = new Set([...compiled.origins].filter(([v]) => v.type.rank === 3).map(([, origin]) => origin));
+  const made = new Map([...compiled.origins].map(([v, origin]) => [origin, v]));
   return origins.flatMap((origin) => {
-    const [name, data] = [activations[origin], values.get(origin)];
-    if (!name || !data || !flat.has(origin)) return [];
-    return [{ name, data, dims: [1, ids.length, data.length / ids.length] }];
+    const [name, all, v] = [activations[origin], values.get(origin), made.get(origin)];
+    if (!name || !all || v?.type.rank !== 3) return [];
+    const dims = [1, v.shape[1] === 1 ? 1 : ids.length, v.fixed(2)];
+    return [{ name, data: all.subarray(-count(dims)), dims }];
   });
 }
 
