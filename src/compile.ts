@@ -159,7 +159,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
   const dataFiles = files.filter((f) => f.path.includes("_data")).length;
   const written: EmittedFile[] = [];
-  for (const { path, text } of await clientFiles(checkpoint, facts, dataFiles))
+  for (const { path, text } of clientFiles(checkpoint, facts, dataFiles))
     written.push(await writeFileHashed(dir, path, text));
   const all = [...files, ...written, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
   const described = { target: backend.name, pipeline, calibration, facts, files: all, activations };

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UserError } from "../ir/error.ts";
 import { checkWeights, openCheckpoint } from "../src/checkpoint/checkpoint.ts";
-import { readConfig } from "../src/model/config.ts";
 
 const models = join(import.meta.dirname, "data/models");
 let root: string;
@@ -160,48 +159,6 @@ describe("folder", () => {
     await mkdir(join(dir, "model.safetensors"));
     expect((await refusal(() => openCheckpoint(dir))).message).toContain("not a file");
   });
-});
-
-test.each(["gemma2", "gemma3"])("the checkpoint of %s is refused by name", async (name) => {
-  const { message } = await refusal(() => openCheckpoint(join(models, name)));
-  expect(message).toMatch(new RegExp(`config.json: model_type is ${name}.*: .*not there yet`));
-});
-
-const configs: [Record<string, unknown>, ...string[]][] = [
-  [{ model_type: "gemma3" }, "Gemma 3", "vision"],
-  [{ model_type: "gemma3n_text" }, "Gemma 3n", "per-layer embeddings"],
-  [{ model_type: "gemma4_text" }, "Gemma 4"],
-  [{ model_type: "paligemma" }, "PaliGemma"],
-  [{ model_type: "recurrent_gemma" }, "RecurrentGemma"],
-  [{ model_type: "shieldgemma2" }, "shieldgemma2", "relative"],
-  [{ model_type: "llama" }, "llama", "not a Gemma model"],
-  [{ model_type: "a\nb" }, "not a Gemma model"],
-  [{ model_type: undefined }, "model_type is missing"],
-  [{ architectures: ["GemmaForSequenceClassification"] }, "GemmaForSequenceClassification"],
-  [{ hidden_size: "2048" }, "hidden_size", "2048, not a number"],
-  [{ hidden_size: null }, "hidden_size", "null"],
-  [{ num_hidden_layers: 0 }, "num_hidden_layers"],
-  [{ num_hidden_layers: 1e9 }, "num_hidden_layers"],
-  [{ vocab_size: 2.5 }, "vocab_size"],
-  [{ num_attention_heads: 8, num_key_value_heads: 3 }, "num_attention_heads", "num_key_value_heads"],
-  [{ head_dim: 15 }, "head_dim"],
-  [{ rms_norm_eps: 0 }, "rms_norm_eps"],
-  [{ rope_theta: -1 }, "rope_theta"],
-  [{ rope_theta: 1e4, rope_parameters: { rope_theta: 1e6 } }, "rope_parameters.rope_theta"],
-  [{ rope_scaling: { type: "linear", factor: 8 } }, "rope_scaling.type", "linear"],
-  [{ rope_parameters: { rope_type: "yarn" } }, "rope_parameters.rope_type", "yarn"],
-  [{ rope_parameters: [] }, "rope_parameters"],
-  [{ attention_bias: true }, "attention_bias"],
-  [{ use_bidirectional_attention: true }, "use_bidirectional_attention"],
-  [{ quantization_config: { quant_method: "gptq" } }, "quantization_config", "gptq"],
-  [{ hidden_act: "silu" }, "hidden_act", "silu"],
-  [{ hidden_act: "gelu", hidden_activation: "relu" }, "hidden_activation", "relu"],
-  [{ tie_word_embeddings: "yes" }, "tie_word_embeddings"],
-];
-
-test.each(configs)("config %j", async (keys, ...words) => {
-  const { message } = await refusal(() => readConfig({ model_type: "gemma", ...keys }, "config.json"));
-  for (const word of ["config.json", ...words]) expect(message).toContain(word);
 });
 
 describe("checkWeights", () => {

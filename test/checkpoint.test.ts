@@ -5,8 +5,6 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Weights } from "../backends/weights.ts";
 import { checkWeights, openCheckpoint, openWeights } from "../src/checkpoint/checkpoint.ts";
 import { type Writable, writeSafetensors } from "../src/checkpoint/safetensors.ts";
-import { readConfig } from "../src/model/config.ts";
-import { preset, presets } from "../src/model/presets.ts";
 
 const models = join(import.meta.dirname, "data/models");
 let root: string;
@@ -26,62 +24,6 @@ async function floats(weights: Weights, name: string): Promise<Float32Array> {
     return new Float32Array(word.buffer)[0] ?? Number.NaN;
   });
 }
-
-describe("config", () => {
-  test.each(["gemma1-mqa", "gemma1-mha"])("%s means the same in both dialects", async (name) => {
-    const old = readConfig(await json(name, "config.json"), "config.json");
-    const v5 = readConfig(await json(name, "config.v5.json"), "config.v5.json");
-    expect(v5.config).toEqual(old.config);
-    expect(old.config.activation).toBe("gelu_tanh");
-    expect(old.ignored).toEqual([]);
-    expect(v5.ignored).toEqual([]);
-    expect(old.keys.find(({ key }) => key === "tie_word_embeddings")?.source).toBe("defaulted");
-    expect(v5.keys.find(({ key }) => key === "tie_word_embeddings")?.source).toBe("stated");
-  });
-
-  test("an empty Gemma config gets every default", () => {
-    const { config, keys } = readConfig({ model_type: "gemma" }, "config.json");
-    expect(config).toEqual({ ...presets["gemma-7b"] });
-    expect(keys.every(({ source }) => source === "defaulted")).toBe(true);
-    expect(keys).toHaveLength(12);
-  });
-
-  test("what the old spelling of GELU means is noted", async () => {
-    const { keys } = readConfig(await json("gemma1-mqa", "config.json"), "config.json");
-    expect(keys.filter(({ source }) => source === "derived")).toEqual([
-      {
-        key: "hidden_act",
-        value: "gelu_pytorch_tanh",
-        source: "derived",
-        note: "gelu means tanh GELU in Gemma 1",
-      },
-      {
-        key: "hidden_activation",
-        value: "gelu_pytorch_tanh",
-        source: "derived",
-        note: "null means tanh GELU in Gemma 1",
-      },
-    ]);
-  });
-
-  test("keys without effect are listed", () => {
-    expect(readConfig({ model_type: "gemma", sliding_window: 4096 }, "config.json").ignored).toEqual([
-      "sliding_window",
-    ]);
-  });
-
-  test("presets have the released parameter counts", () => {
-    const count = (name: string) => {
-      const { vocab, width, hidden, layers, heads, kvHeads, headDim } = preset(name);
-      const attention = 2 * width * headDim * (heads + kvHeads);
-      return vocab * width + layers * (attention + 3 * width * hidden + 2 * width) + width;
-    };
-    expect(count("gemma-2b")).toBe(2_506_172_416);
-    expect(count("gemma-7b")).toBe(8_537_680_896);
-    expect(preset("gemma-7b-paper").vocab).toBe(256_128);
-    expect(() => preset("__proto__")).toThrow("there is no preset");
-  });
-});
 
 describe("checkpoint", () => {
   test.each(["gemma1-mqa", "gemma1-mha"])("%s opens, and its tensors fit its config", async (name) => {
@@ -173,6 +115,20 @@ describe("checkpoint", () => {
       await weights.close();
     },
   );
+
+  test("a vocabulary that the config does not state has as many entries as the table has rows", async () => {
+    const dir = join(root, "vocabulary");
+    await cp(join(models, "gemma3"), dir, { recursive: true });
+    const { vocab_size: _, ...rest } = await json("gemma3", "config.json");
+    await writeFile(join(dir, "config.json"), JSON.stringify(rest));
+    const checkpoint = await openCheckpoint(dir);
+    expect(checkpoint.config.vocab).toBe(600);
+    expect(checkpoint.keys.find(({ key }) => key === "vocab_size")).toMatchObject({
+      value: 600,
+      source: "derived",
+    });
+    await checkpoint.close();
+  });
 
   test("a file may be a link out of the folder, as in the Hub's cache", async () => {
     const dir = join(root, "linked");

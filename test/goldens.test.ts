@@ -27,7 +27,7 @@ async function compiled(dir: string, name: string, profile: "standard" | "ort"):
   return (await compile(dir, { targets: ["onnx"], out, profile, verify: false })).out;
 }
 
-for (const name of ["gemma1-mqa", "gemma1-mha"])
+for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3"])
   describe.each(Object.keys(backends))(`${name} on %s`, (backend) => {
     const dir = new URL(`data/models/${name}`, import.meta.url).pathname;
     const worst = { prefill: 0, hidden: 0, decode: 0, ids: true };

@@ -4,7 +4,7 @@ import { dim, minus, parseDim, plus, size, times } from "../ir/dim.ts";
 import { Graph, intern, type Value } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
 import { constant } from "../ir/ops/index.ts";
-import type { HostTensor } from "../ir/tensor.ts";
+import { count, type HostTensor } from "../ir/tensor.ts";
 import { print } from "../ir/text/index.ts";
 import { broadcast, parseType, type TensorType } from "../ir/type.ts";
 import { verify } from "../ir/verify.ts";
@@ -25,7 +25,7 @@ import { insertKvCache } from "../passes/kv-cache.ts";
 import { lastLogits } from "../passes/last-logits.ts";
 import type { Pass } from "../passes/pass.ts";
 import { pass } from "../passes/pass.ts";
-import type { GemmaConfig } from "../src/model/config.ts";
+import type { Gemma1Config, Gemma2Config, Gemma3Config, GemmaConfig } from "../src/model/config.ts";
 import { gemma } from "../src/model/gemma.ts";
 import {
   expectRoundTrip,
@@ -53,20 +53,19 @@ const exact = [
 const fuse = (g: Graph) => fusions.reduce((h, pass) => pass.run(h), g);
 const lower = (g: Graph) => decompose().run(g);
 
-const tinyGemma = (part: Partial<GemmaConfig> = {}): GemmaConfig => ({
-  family: "gemma",
-  vocab: 11,
-  width: 8,
-  hidden: 6,
-  layers: 2,
-  heads: 4,
-  kvHeads: 2,
-  headDim: 4,
-  eps: 1e-6,
-  theta: 10_000,
-  context: 16,
-  activation: "gelu_tanh",
-  tied: true,
+const tiny: Omit<Gemma1Config, "family"> = {
+  ...{ vocab: 11, width: 8, hidden: 6, layers: 2, heads: 4, kvHeads: 2, headDim: 4, eps: 1e-6, context: 16 },
+  ...{ activation: "gelu_tanh", tied: true, rope: { theta: 10_000, factor: 1 } },
+};
+const tinyGemma = (part: Partial<Gemma1Config> = {}): Gemma1Config => ({ ...tiny, family: "gemma", ...part });
+const windowed = { layerTypes: ["sliding", "full"], window: 2, queryScalar: 6, finalCap: 3 } as const;
+const tinyGemma2 = (part: Partial<Gemma2Config> = {}): Gemma2Config => ({
+  ...{ ...tiny, ...windowed, family: "gemma2", attentionCap: 5 },
+  ...part,
+});
+const tinyGemma3 = (part: Partial<Gemma3Config> = {}): Gemma3Config => ({
+  ...{ ...tiny, ...windowed, family: "gemma3" },
+  ...{ rope: { theta: 1_000_000, factor: 8 }, localRope: { theta: 10_000, factor: 1 } },
   ...part,
 });
 
@@ -223,7 +222,9 @@ describe("gemma", () => {
     tinyGemma(),
     tinyGemma({ kvHeads: 1 }),
     tinyGemma({ kvHeads: 4, headDim: 2, tied: false }),
-    tinyGemma({ heads: 1, kvHeads: 1, layers: 1, eps: 1e-5, theta: 500 }),
+    tinyGemma({ heads: 1, kvHeads: 1, layers: 1, eps: 1e-5, rope: { theta: 500, factor: 1 } }),
+    tinyGemma2(),
+    tinyGemma3({ activation: "gelu_erf", finalCap: 0, tied: false }),
   ].flatMap((c) => [gemma(c), gemma(c, () => "f32")]);
 
   test.each(models.map((g, i) => [i, g] as const))("%i: print and parse are inverse", (_, g) => {
@@ -241,8 +242,8 @@ describe("gemma", () => {
         .values()
         .map((v) => v.op.name),
     );
-    for (const op of ["rms_norm", "geglu", "rope", "attention", "linear"]) expect(left).toContain(op);
-    for (const op of ["matmul", "exp", "tanh", "rsqrt", "sin", "softmax", "gelu"])
+    for (const op of ["rms_norm", "rope", "attention", "linear"]) expect(left).toContain(op);
+    for (const op of ["matmul", "exp", "tanh", "erf", "rsqrt", "sin", "softmax", "gelu"])
       expect(left).not.toContain(op);
   });
 
@@ -287,12 +288,17 @@ describe("the cache", () => {
   const models = fc.record({
     config: fc
       .record({
-        layers: fc.integer({ min: 1, max: 2 }),
         kvHeads: fc.constantFrom(1, 2, 4),
         headDim: fc.constantFrom(2, 4),
         tied: fc.boolean(),
+        window: fc.integer({ min: 1, max: 4 }),
+        family: fc.constantFrom<(part: Partial<typeof tiny>) => GemmaConfig>(
+          tinyGemma,
+          tinyGemma2,
+          tinyGemma3,
+        ),
       })
-      .map((part) => tinyGemma(part)),
+      .map(({ family, window, ...part }) => ({ ...family(part), window })),
     batch: fc.integer({ min: 1, max: 2 }),
     chunks: fc.array(fc.integer({ min: 1, max: 3 }), { minLength: 1, maxLength: 4 }),
     first: fc.constantFrom(0, 7),
@@ -332,12 +338,14 @@ describe("the cache", () => {
       };
 
       const want = run(full, 0, length, feed(0, length)).logits as HostTensor;
-      const slots = { shape: [batch, config.kvHeads, capacity, config.headDim] };
-      const zeros = new Float64Array(batch * config.kvHeads * capacity * config.headDim);
+      const empty = (v: Value): HostTensor => {
+        const shape = v.shape.map((d) => size(d, { B: batch, P: 0 }));
+        return { shape, data: new Float64Array(count(shape)) };
+      };
       const cache: Record<string, HostTensor> = Object.fromEntries(
         step.inputs
           .filter((v) => String(v.attrs.name).startsWith("past_key_values."))
-          .map((v) => [String(v.attrs.name), { ...slots, data: zeros }]),
+          .map((v) => [String(v.attrs.name), empty(v)]),
       );
       let at = 0;
       for (const n of chunks) {

@@ -1,17 +1,16 @@
-import { join } from "node:path";
 import type { ModelFacts } from "../../backends/backend.ts";
 import { modelFile } from "../../backends/onnx/index.ts";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { readJson } from "../checkpoint/json.ts";
+import type { GemmaConfig } from "../model/config.ts";
 
 /** The files that other people's programs read beside the graph. */
-export async function clientFiles(
+export function clientFiles(
   checkpoint: Checkpoint,
   facts: ModelFacts,
   dataFiles: number,
-): Promise<{ path: string; text: string }[]> {
+): { path: string; text: string }[] {
   const files = {
-    "config.json": await config(checkpoint, facts, dataFiles),
+    "config.json": config(checkpoint, facts, dataFiles),
     "genai_config.json": genai(checkpoint, facts),
   };
   return Object.entries(files).map(([path, content]) => ({
@@ -20,14 +19,22 @@ export async function clientFiles(
   }));
 }
 
+/** What Hugging Face calls each family's language model. */
+const classes = {
+  gemma: { model_type: "gemma", architectures: ["GemmaForCausalLM"] },
+  gemma2: { model_type: "gemma2", architectures: ["Gemma2ForCausalLM"] },
+  gemma3: { model_type: "gemma3_text", architectures: ["Gemma3ForCausalLM"] },
+} as const satisfies Record<GemmaConfig["family"], object>;
+
 /** config.json as Hugging Face clients read it: what the checkpoint says, defaults spelled out, and how to load it. */
-async function config(checkpoint: Checkpoint, facts: ModelFacts, dataFiles: number): Promise<object> {
-  const original = await readJson(join(checkpoint.dir, "config.json"));
+function config(checkpoint: Checkpoint, facts: ModelFacts, dataFiles: number): object {
   const defaulted = checkpoint.keys.filter((k) => k.source === "defaulted").map((k) => [k.key, k.value]);
   return {
-    ...original,
+    ...checkpoint.json,
     ...Object.fromEntries(defaulted),
+    ...classes[checkpoint.config.family],
     num_hidden_layers: facts.layers,
+    vocab_size: facts.vocab,
     "transformers.js_config": { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } },
   };
 }
@@ -37,7 +44,7 @@ function genai({ config, generation }: Checkpoint, facts: ModelFacts): object {
   const never = 0;
   return {
     model: {
-      type: "gemma",
+      type: classes[config.family].model_type,
       bos_token_id: generation.bos ?? never,
       eos_token_id: generation.eos.length ? generation.eos : never,
       pad_token_id: generation.pad ?? never,

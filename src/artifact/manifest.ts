@@ -4,7 +4,8 @@ import type { EmittedFile, ModelFacts } from "../../backends/backend.ts";
 import { UserError } from "../../ir/error.ts";
 import type { Generation } from "../checkpoint/checkpoint.ts";
 import { isObject, type JsonObject, parseJsonFast, readText } from "../checkpoint/json.ts";
-import type { ConfigKey, GemmaConfig } from "../model/config.ts";
+import type { GemmaConfig } from "../model/config.ts";
+import type { ConfigKey } from "../model/reading/index.ts";
 
 export const manifestFile = "manifest.json";
 export const manifestFormat = "gemmac-artifact/1";

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { TensorInfo, Weights } from "../../backends/weights.ts";
 import type { UserError } from "../../ir/error.ts";
 import { isFloat } from "../../ir/type.ts";
-import { type ConfigReading, readConfig } from "../model/config.ts";
+import { type ConfigReading, fitVocabulary, readConfig } from "../model/reading/index.ts";
 import { type Generation, readGeneration } from "./generation.ts";
 import { codeOf, inputError, isObject, type JsonObject, openFile, quote, readJson } from "./json.ts";
 import { type Entry, readExactly, readHeader } from "./safetensors.ts";
@@ -36,10 +36,11 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   const reading = readConfig(json, path);
   const own = await readJson(join(dir, generationFile));
   const where = own ? join(dir, generationFile) : path;
-  const generation = readGeneration(own ?? {}, json, where, reading.config.vocab);
+  const generation = readGeneration(own ?? {}, reading.json, where, reading.config.vocab);
   const { weights, files } = await openWeights(dir);
   const read = own ? [configFile, generationFile] : [configFile];
-  return { ...reading, dir, generation, weights, files: [...read, ...files], close: () => weights.close() };
+  const fitted = fitVocabulary(reading, weights.info("model.embed_tokens.weight")?.shape[0]);
+  return { ...fitted, dir, generation, weights, files: [...read, ...files], close: () => weights.close() };
 }
 
 /** Open only the weights of a folder: model.safetensors, or the shards its index names. Throws UserError. */
@@ -205,6 +206,10 @@ const axisKeys = new Map<string | undefined, readonly string[]>([
   ["down_proj", ["hidden_size", "intermediate_size"]],
   ["input_layernorm", ["hidden_size"]],
   ["post_attention_layernorm", ["hidden_size"]],
+  ["pre_feedforward_layernorm", ["hidden_size"]],
+  ["post_feedforward_layernorm", ["hidden_size"]],
+  ["q_norm", ["head_dim"]],
+  ["k_norm", ["head_dim"]],
   ["norm", ["hidden_size"]],
 ]);
 
@@ -238,10 +243,20 @@ export function checkWeights(
       throw inputError(where, `is stored as ${found.dtype}`, "use a checkpoint that is not quantized");
   }
   const kinds = new Map<string, number>();
+  let seeing = 0;
   for (const name of weights.names()) {
     if (used.has(name)) continue;
     const kind = name.replace(/\.\d+\./g, ".*.");
-    kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
+    if (vision.test(name)) seeing++;
+    else kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
   }
-  return [...kinds].map(([kind, n]) => `${quote(kind)} is not used (${n} tensor${n > 1 ? "s" : ""})`);
+  const unused = [...kinds].map(([kind, n]) => `${quote(kind)} is not used (${n} tensor${n > 1 ? "s" : ""})`);
+  if (seeing === 0) return unused;
+  return [
+    `the vision tower is left out (${seeing} tensors): gemmac compiles the language model only`,
+    ...unused,
+  ];
 }
+
+/** What a multimodal checkpoint has beside its language model. */
+const vision = /^(model\.)?(vision_tower|multi_modal_projector)\./;

@@ -2,8 +2,8 @@ import type { ModelFacts } from "../../backends/backend.ts";
 import type { Weights } from "../../backends/weights.ts";
 import type { Graph } from "../../ir/graph.ts";
 import { checkWeights } from "../checkpoint/checkpoint.ts";
-import type { ConfigReading } from "./config.ts";
 import { gemma } from "./gemma.ts";
+import type { ConfigReading } from "./reading/index.ts";
 
 /**
  * The graph of a checkpoint's model, its weights typed as the files store them and checked against the config.

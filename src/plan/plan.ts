@@ -155,7 +155,7 @@ async function otherFiles(
   facts: ModelFacts,
   artifact: Artifact,
 ): Promise<PlannedFile[]> {
-  const own = await clientFiles(checkpoint, facts, artifact.files.length - 1);
+  const own = clientFiles(checkpoint, facts, artifact.files.length - 1);
   const others = [
     ...own.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })),
     ...(await companionsOf(checkpoint.dir)),

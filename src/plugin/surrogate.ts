@@ -11,6 +11,8 @@ import { gemma, type StoredAs } from "../model/gemma.ts";
 const vocab = 64;
 /** Quantization works on blocks of so many elements. */
 const block = 32;
+/** Keys that a sliding layer's queries see: few enough for windows to matter in so short a text. */
+const window = 2;
 /** Tokens that the caches hold already. */
 const past = 3;
 const slots = 16;
@@ -20,7 +22,8 @@ const usual: Sizes = { B: 1, T: 4, P: past };
 export function surrogate(c: GemmaConfig, storedAs: StoredAs): Graph {
   let headDim = 8;
   while ((headDim * c.heads) % block) headDim += 8;
-  return gemma({ ...c, vocab, width: block, hidden: 2 * block, headDim }, storedAs);
+  const small = { ...c, vocab, width: block, hidden: 2 * block, headDim };
+  return gemma("window" in small ? { ...small, window } : small, storedAs);
 }
 
 /** The same pass on the surrogate's scale. */

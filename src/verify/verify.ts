@@ -101,12 +101,13 @@ function quantizing({ passes }: Manifest): readonly Pass[] {
 }
 
 function checkSameShape(manifest: Manifest, config: Manifest["model"], checkpoint: string): void {
+  const made: Readonly<Record<string, unknown>> = { ...manifest.model };
   const differs = Object.entries(config).find(
-    ([key, value]) => manifest.model[key as keyof typeof config] !== value,
+    ([key, value]) => JSON.stringify(made[key]) !== JSON.stringify(value),
   );
   if (!differs) return;
-  const [key, value] = differs;
-  const theirs = manifest.model[key as keyof typeof config];
+  const [key, value] = differs.map((x) => (typeof x === "string" ? x : JSON.stringify(x)));
+  const theirs = typeof made[differs[0]] === "object" ? JSON.stringify(made[differs[0]]) : made[differs[0]];
   throw new UserError(
     "input",
     `the artifact was made for ${key} = ${theirs}, but ${checkpoint} has ${value}`,

@@ -68,7 +68,7 @@ const find = rewrite("find-gqa", {
       const [B, T, H, D] = [m.heads.type.at(0), m.heads.type.at(1), m.heads.fixed(2), m.heads.fixed(3)];
       const flat = reshape(m.heads, { shape: [B, T, H * D] });
       const turned = root.inputs[0] as Value;
-      return rope(transpose(reshape(flat, m.heads.type), turned.attrs), m.positions, root.attrs);
+      return rope(transpose(reshape(flat, { shape: m.heads.shape }), turned.attrs), m.positions, root.attrs);
     }),
     rule("the whole of it", reshape(transpose(mixed)), (m, root) => {
       const core = root.inputs[0]?.inputs[0] as Value;

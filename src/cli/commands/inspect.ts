@@ -7,8 +7,8 @@ import { parse } from "../../../ir/text/index.ts";
 import { verify } from "../../../ir/verify.ts";
 import { type Manifest, readManifest } from "../../artifact/manifest.ts";
 import { type Generation, openCheckpoint } from "../../checkpoint/checkpoint.ts";
-import type { ConfigKey } from "../../model/config.ts";
 import { modelGraph } from "../../model/load.ts";
+import type { ConfigKey } from "../../model/reading/index.ts";
 import { loadTokenizer } from "../../tokenizer/tokenizer.ts";
 import { heading, number, plural, print, printJson, size, table } from "../terminal.ts";
 
