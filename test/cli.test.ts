@@ -77,7 +77,6 @@ describe("errors are one line on stderr and an exit code", () => {
     [3, "there is no such folder", ["inspect", "nowhere"]],
     [3, "there is no such file", ["inspect", "nowhere.ir"]],
     [3, "there is no such folder", ["compile", "nowhere", "--target", "onnx", "-o", "y"]],
-    [3, "Gemma 2", ["inspect", join(import.meta.dirname, "data/models/gemma2")]],
     [3, "tokenizer.json: not found", ["run", tiny, "--prompt", "a"]],
     [3, "no chat template", ["run", demo, "--chat"]],
     [3, "token id 512 is outside", ["logits", tiny, "--ids", "2,512", "--out", "y"]],
