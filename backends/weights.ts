@@ -1,10 +1,22 @@
-import type { DType } from "../ir/type.ts";
+import { type BlockFormatName, blockFormat } from "../ir/ops/ggml.ts";
+import { type DType, TensorType } from "../ir/type.ts";
 
 export interface TensorInfo {
+  /** Of the elements; u8 where they lie in blocks. */
   readonly dtype: DType;
+  /** The ggml format of the blocks that a matrix lies in, where it does. */
+  readonly format?: BlockFormatName;
+  /** Counts elements, blocks or not. */
   readonly shape: readonly number[];
   /** Size of the stored tensor in bytes. */
   readonly bytes: number;
+}
+
+/** The type of the param that holds a tensor as it is stored: of bytes, row by row, where it lies in blocks. */
+export function storedType({ dtype, format, shape }: TensorInfo): TensorType {
+  if (!format) return new TensorType(dtype, shape);
+  const { elements, bytes } = blockFormat(format);
+  return new TensorType("u8", [...shape.slice(0, -1), ((shape.at(-1) as number) / elements) * bytes]);
 }
 
 /** Where a model's weights come from. Implementations read byte ranges and never hold a whole file. */

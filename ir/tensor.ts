@@ -59,6 +59,13 @@ export function roundBf16(x: number): number {
   return float[0] as number;
 }
 
+/** The number that the 16 bits of a half-precision float stand for. */
+export function floatOfHalf(bits: number): number {
+  const [sign, exponent, fraction] = [bits >> 15 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
+}
+
 /** Round to nearest even with gradual underflow; beyond 65504 it is infinite. */
 export function roundF16(x: number): number {
   if (!Number.isFinite(x) || x === 0) return x;

@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { type Backend, type EmittedFile, legalize, type ModelFacts } from "../backends/backend.ts";
 import { writeFileHashed } from "../backends/files.ts";
@@ -14,6 +14,7 @@ import { type Manifest, manifestFile, manifestFormat } from "./artifact/manifest
 import { checkOut, makeFolder, partialPath, putInPlace } from "./artifact/output.ts";
 import { asksImportance, calibrationIds, measureImportance } from "./calibrate.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint.ts";
+import type { Folder } from "./checkpoint/folder.ts";
 import { checkStored, type Extra, openExtra, overlay } from "./checkpoint/overlay.ts";
 import { modelGraph } from "./model/load.ts";
 import { checkLaws } from "./plugin/laws.ts";
@@ -154,7 +155,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     progress,
     warn,
   });
-  const copied = await copyCompanions(checkpoint.dir, dir);
+  const copied = await copyCompanions(checkpoint.folder, dir);
   if (!copied.some((f) => f.path === "tokenizer.json"))
     warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
   const dataFiles = files.filter((f) => f.path.includes("_data")).length;
@@ -261,21 +262,16 @@ const companions =
 const licenceFile = /^(licen[cs]e|notice|use_policy)([._-].*)?$/i;
 
 /** The tokenizer and licence files travel with the weights, unchanged. */
-async function copyCompanions(from: string, to: string): Promise<EmittedFile[]> {
+async function copyCompanions(from: Folder, to: string): Promise<EmittedFile[]> {
   const copied: EmittedFile[] = [];
-  for (const { path } of await companionsOf(from))
-    copied.push(await writeFileHashed(to, path, await readFile(join(from, path))));
+  for (const path of await companionsOf(from))
+    copied.push(await writeFileHashed(to, path, await from.bytes(path)));
   return copied;
 }
 
-/** The files of a checkpoint's folder that travel with the weights. */
-export async function companionsOf(dir: string): Promise<Pick<EmittedFile, "path" | "bytes">[]> {
-  const entries = await readdir(dir);
-  const names = entries.filter((f) => companions.test(f) || licenceFile.test(f)).sort();
-  const found = await Promise.all(names.map(async (path) => ({ path, entry: await stat(join(dir, path)) })));
-  // A folder or a pipe may have such a name too; reading a pipe would wait for ever.
-  return found.filter((f) => f.entry.isFile()).map(({ path, entry }) => ({ path, bytes: entry.size }));
-}
+/** Names of the files of a checkpoint that travel with the weights. */
+export const companionsOf = async (folder: Folder): Promise<string[]> =>
+  (await folder.names()).filter((name) => companions.test(name) || licenceFile.test(name));
 
 interface Made extends Pick<Manifest, "facts" | "files" | "activations" | "calibration"> {
   readonly target: string;
@@ -302,7 +298,7 @@ export async function manifestText(
     facts,
     passes: printPipeline(pipeline),
     calibration,
-    source: await describeSource({ checkpoint, extras }),
+    source: describeSource({ checkpoint, extras }),
     licence: {
       files: files.map((f) => f.path).filter((p) => licenceFile.test(p)),
       notice:
@@ -314,13 +310,8 @@ export async function manifestText(
   return `${JSON.stringify(manifest, null, 1)}\n`;
 }
 
-async function describeSource({
-  checkpoint,
-  extras,
-}: Pick<Job, "checkpoint" | "extras">): Promise<Manifest["source"]> {
-  const { dir, files } = checkpoint;
-  const sizes = files.map(async (path) => ({ path, bytes: (await stat(join(dir, path))).size }));
+function describeSource({ checkpoint, extras }: Pick<Job, "checkpoint" | "extras">): Manifest["source"] {
   // The Hub's cache keeps a checkpoint under its revision.
-  const revision = /[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$/.exec(resolve(dir))?.[1] ?? null;
-  return { revision, files: [...(await Promise.all(sizes)), ...extras.flatMap((extra) => extra.files)] };
+  const revision = /[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?$/.exec(resolve(checkpoint.dir))?.[1] ?? null;
+  return { revision, files: [...checkpoint.files, ...extras.flatMap((extra) => extra.files)] };
 }

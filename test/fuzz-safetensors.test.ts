@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { UserError } from "../ir/error.ts";
 import { dtypes } from "../ir/type.ts";
 import { type ByteFile, type Header, readHeader } from "../src/checkpoint/safetensors.ts";
+import { random } from "./support/fuzz.ts";
 
 const seconds = Number(process.env.GEMMAC_FUZZ_SECONDS ?? 2);
 const models = join(import.meta.dirname, "data/models");
@@ -20,17 +21,6 @@ function file(head: Uint8Array, size: number): ByteFile {
       into.set(head.subarray(position, position + bytesRead), at);
       return { bytesRead };
     },
-  };
-}
-
-/** Mulberry32: whole numbers below `n`, the same for the same seed. */
-function random(seed: number): (n: number) => number {
-  let state = seed;
-  return (n) => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % n;
   };
 }
 

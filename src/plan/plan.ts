@@ -156,9 +156,10 @@ async function otherFiles(
   artifact: Artifact,
 ): Promise<PlannedFile[]> {
   const own = clientFiles(checkpoint, facts, artifact.files.length - 1);
+  const sizeOf = async (path: string) => ({ path, bytes: (await checkpoint.folder.bytes(path)).length });
   const others = [
     ...own.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })),
-    ...(await companionsOf(checkpoint.dir)),
+    ...(await Promise.all((await companionsOf(checkpoint.folder)).map(sizeOf))),
   ];
   const sha256 = "0".repeat(64);
   const files = [...artifact.files, ...others]

@@ -1,12 +1,6 @@
 import { join } from "node:path";
-import {
-  inputError,
-  isObject,
-  type JsonObject,
-  parseJsonFast,
-  readJson,
-  readText,
-} from "../checkpoint/json.ts";
+import { openFolder } from "../checkpoint/folder.ts";
+import { inputError, isObject, type JsonObject, parseJsonFast } from "../checkpoint/json.ts";
 import { isByteToken } from "./byte-fallback.ts";
 import { ChatTemplate, type Message } from "./chat-template.ts";
 import { buildCodec, type Codec, type LoadedCodec } from "./tokenizer-file.ts";
@@ -32,18 +26,21 @@ export interface TextStream {
 }
 
 /**
- * Reads a checkpoint directory's tokenizer. tokenizer.json alone is enough; tokenizer_config.json,
+ * Reads a checkpoint's tokenizer, from a folder or a GGUF file. tokenizer.json alone is enough; tokenizer_config.json,
  * chat_template.jinja, generation_config.json and config.json add the chat template and the BOS and EOS ids.
  */
 export async function loadTokenizer(dir: string): Promise<Tokenizer> {
-  const file = join(dir, "tokenizer.json");
-  const jinja = join(dir, "chat_template.jinja");
-  const settings = join(dir, "tokenizer_config.json");
-  const json = await readJson(file, parseJsonFast);
-  if (!json) throw inputError(file, "not found", "take tokenizer.json from the model's own repository");
-  const config = (await readJson(settings, parseJsonFast)) ?? {};
-  const generation = await readJson(join(dir, "generation_config.json"));
-  const architecture = await readJson(join(dir, "config.json"));
+  const folder = await openFolder(dir);
+  const where = (name: string) => (folder.gguf ? dir : join(dir, name));
+  const file = where("tokenizer.json");
+  const json = await folder.json("tokenizer.json", parseJsonFast);
+  if (!json)
+    throw folder.gguf
+      ? inputError(file, "holds no vocabulary", "use a GGUF file that does, or pass token ids")
+      : inputError(file, "not found", "take tokenizer.json from the model's own repository");
+  const config = (await folder.json("tokenizer_config.json", parseJsonFast)) ?? {};
+  const generation = await folder.json("generation_config.json");
+  const architecture = await folder.json("config.json");
   const loaded = buildCodec(json, file);
   const ids = (key: "bos" | "eos"): number[] => {
     for (const source of [generation, architecture]) {
@@ -57,13 +54,13 @@ export async function loadTokenizer(dir: string): Promise<Tokenizer> {
   const specials = specialVariables(config);
   const bos = bosId === undefined ? undefined : loaded.codec.id_to_token(bosId);
   const variables = bos === undefined ? specials : { bos_token: bos, ...specials };
-  const template = await readText(jinja);
+  const template = await folder.text("chat_template.jinja");
   const inline = defaultTemplate(config.chat_template);
   const chat =
     template !== undefined
-      ? new ChatTemplate(template, jinja, variables)
+      ? new ChatTemplate(template, where("chat_template.jinja"), variables)
       : inline !== undefined
-        ? new ChatTemplate(inline, settings, variables)
+        ? new ChatTemplate(inline, where("tokenizer_config.json"), variables)
         : undefined;
   return new Tokenizer({ ...loaded, dir, bosId, eosIds: ids("eos"), chat });
 }

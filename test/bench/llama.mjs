@@ -59,7 +59,7 @@ const theirs = [];
 if (llama.missing) console.log(`SKIPPED llama.cpp: node-llama-cpp cannot be installed: ${llama.missing}`);
 else
   for (const format of ["Q8_0", "Q4_0"]) {
-    const path = await gguf(checkpoint, join(cache, `gemma-2b-4layer.${format}.gguf`), format);
+    const path = await gguf(checkpoint, join(cache, `gemma-2b-4layer.${format}.gguf`), format.toLowerCase());
     const rate = { Q8_0: 34 / 32, Q4_0: 18 / 32 }[format];
     theirs.push({ name: format, engine: "llama", path, bytes: matrixParameters() * rate });
   }

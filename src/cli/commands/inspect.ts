@@ -1,12 +1,11 @@
-import { access, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { UserError } from "../../../ir/error.ts";
 import type { Value } from "../../../ir/graph.ts";
 import { parse } from "../../../ir/text/index.ts";
 import { verify } from "../../../ir/verify.ts";
 import { type Manifest, readManifest } from "../../artifact/manifest.ts";
-import { type Generation, openCheckpoint } from "../../checkpoint/checkpoint.ts";
+import { type Checkpoint, type Generation, openCheckpoint } from "../../checkpoint/checkpoint.ts";
 import { modelGraph } from "../../model/load.ts";
 import type { ConfigKey } from "../../model/reading/index.ts";
 import { loadTokenizer } from "../../tokenizer/tokenizer.ts";
@@ -18,7 +17,7 @@ export function addInspect(program: Command): void {
     .command("inspect")
     .summary("print what is in a checkpoint, artifact or IR file")
     .description("Check a checkpoint, an artifact or a file of textual IR, and print what is in it.")
-    .argument("<path>", "folder of a checkpoint or an artifact, or a .ir file")
+    .argument("<path>", "folder of a checkpoint or an artifact, a .gguf or a .ir file")
     .option("--json", "print JSON")
     .addHelpText(
       "after",
@@ -47,11 +46,12 @@ async function inspectCheckpoint(path: string) {
     const { config, keys, ignored, generation, weights, files } = checkpoint;
     const infos = [...weights.names()].flatMap((name) => weights.info(name) ?? []);
     const bytes: Record<string, number> = {};
-    for (const { dtype, bytes: n } of infos) bytes[dtype] = (bytes[dtype] ?? 0) + n;
+    for (const { dtype, format, bytes: n } of infos)
+      bytes[format ?? dtype] = (bytes[format ?? dtype] ?? 0) + n;
     return {
       kind: "checkpoint",
       path,
-      files,
+      files: files.map((file) => file.path),
       family: config.family,
       config: keys,
       ignored,
@@ -60,20 +60,17 @@ async function inspectCheckpoint(path: string) {
       parameters: infos.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0),
       bytes,
       generation,
-      ...(await inspectTokenizer(path, generation.eos)),
+      ...(await inspectTokenizer(checkpoint, generation.eos)),
     } as const;
   } finally {
     await checkpoint.close();
   }
 }
 
-async function inspectTokenizer(path: string, eos: readonly number[]) {
-  const present = await access(join(path, "tokenizer.json")).then(
-    () => true,
-    () => false,
-  );
-  if (!present) return { tokenizer: null, stop: eos.map((id) => ({ id, token: null })) };
-  const tokenizer = await loadTokenizer(path);
+async function inspectTokenizer({ folder, dir }: Checkpoint, eos: readonly number[]) {
+  if (!(await folder.names()).includes("tokenizer.json"))
+    return { tokenizer: null, stop: eos.map((id) => ({ id, token: null })) };
+  const tokenizer = await loadTokenizer(dir);
   return {
     tokenizer: { size: tokenizer.size, chatTemplate: tokenizer.hasChat, bos: tokenizer.bosId ?? null },
     stop: tokenizer.stopIds(eos).map((id) => ({ id, token: tokenizer.idToToken(id) ?? null })),
