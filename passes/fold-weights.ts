@@ -1,6 +1,20 @@
 import { type Graph, postorder, type Value } from "../ir/graph.ts";
 import { oneOf } from "../ir/op.ts";
-import { add, cast, concat, constant, div, mul, param, preparations, reshape, sub } from "../ir/ops/index.ts";
+import {
+  add,
+  cast,
+  concat,
+  constant,
+  div,
+  ggml_codes,
+  ggml_dequantize,
+  ggml_scales,
+  mul,
+  param,
+  preparations,
+  reshape,
+  sub,
+} from "../ir/ops/index.ts";
 import { isFloat } from "../ir/type.ts";
 import { map, pass } from "./pass.ts";
 
@@ -23,8 +37,13 @@ const elements = (v: Value): number => v.shape.reduce<number>((n, _, axis) => n 
 
 const elementwise: ReadonlySet<unknown> = new Set([add, sub, mul, div]);
 
-/** Whether `v` can be computed block by block: arithmetic, casts and reshapes of stored floats, and rows of such. */
-export const streams = (v: Value): boolean => codesOf(v) !== undefined || rowParts(v).every(blockwise);
+/** Whether `v` can be computed block by block: arithmetic, casts and reshapes of stored numbers, and rows of such. */
+export const streams = (v: Value): boolean =>
+  codesOf(v) !== undefined || rowParts(v).every((part) => unpacks(part) || blockwise(part));
+
+const unpacking: ReadonlySet<unknown> = new Set([ggml_codes, ggml_dequantize, ggml_scales]);
+/** Whether `v` is what stored ggml blocks hold. */
+export const unpacks = (v: Value): boolean => unpacking.has(v.op) && v.inputs[0]?.op === param;
 
 /** The matrix that `v` gives codes, scales or zeros for, if it does and the matrix streams. */
 export function codesOf(v: Value): Value | undefined {
@@ -40,6 +59,7 @@ export const rowParts = (v: Value): readonly Value[] =>
 
 function blockwise(v: Value): boolean {
   if (v.op === param) return isFloat(v.dtype);
+  if (v.op === ggml_dequantize) return unpacks(v);
   if (v.op === cast || v.op === reshape) return v.inputs.every(blockwise);
   if (!elementwise.has(v.op)) return false;
   return v.inputs.every((i) => i.op === constant || (blockwise(i) && elements(i) === elements(v)));

@@ -1,5 +1,6 @@
 import { decompose } from "./decompose.ts";
 import { foldWeights } from "./fold-weights.ts";
+import { carryBlocks } from "./fusion/carry-blocks.ts";
 import { canonicalize } from "./fusion/canonicalize.ts";
 import {
   fuseAttention,
@@ -26,6 +27,7 @@ const makers: readonly AnyPassMaker[] = [
   fuseResidualNorm,
   packLinear,
   shareTables,
+  carryBlocks,
   insertKvCache,
   lastLogits,
   quantize,

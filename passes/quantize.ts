@@ -8,13 +8,15 @@ import {
   constant,
   dequantize,
   gather,
+  ggml_codes,
+  ggml_dequantize,
   linear,
   param,
   quant_gather,
   quant_linear,
   quantize as toCodes,
 } from "../ir/ops/index.ts";
-import { tensor } from "../ir/type.ts";
+import { type DType, tensor } from "../ir/type.ts";
 import { map, pass } from "./pass.ts";
 import { raise, rewrite } from "./rewrite.ts";
 
@@ -48,7 +50,7 @@ export const quantize = pass("quantize", {
     const done = new Map<Value, Value>();
 
     const quantized = (w: Value, product: Value | undefined): Value | undefined => {
-      const source = w.op === cast ? (w.inputs[0] as Value) : w;
+      const { source, x, codes } = stored(w);
       if (source.op !== param || inputs.has(source) || w.type.rank !== 2) return undefined;
       const known = done.get(source);
       if (known) return known;
@@ -57,7 +59,8 @@ export const quantize = pass("quantize", {
       const scheme: Scheme = own === "default" ? o.scheme : own;
       if (scheme === "none") return undefined;
       const to = scheme === "int8" ? "i8" : "i4";
-      const x = cast(source, { to: "f32" });
+      // What is stored in codes as narrow would only lose by new ones.
+      if (codes === "i4" || codes === to) return undefined;
       // A table that is looked up gets no zero points: its rows are not columns of a product.
       const middle = o.range === "middle" && kindOf(name) !== "embed";
       const block = fitting(o.block, x.fixed(1), middle && to === "i4");
@@ -74,8 +77,7 @@ export const quantize = pass("quantize", {
     const products = new Map<Value, Value>();
     for (const v of g.values()) {
       const product = linear.of(v);
-      if (product)
-        products.set(product.w.op === cast ? (product.w.inputs[0] as Value) : product.w, product.x);
+      if (product) products.set(stored(product.w).source, product.x);
     }
     return map(g, (v, before) => {
       const product = linear.of(v);
@@ -88,8 +90,7 @@ export const quantize = pass("quantize", {
       const narrowed = widened && cast.of(widened.x);
       if (narrowed && gather.of(narrowed.x) && narrowed.x.dtype === v.dtype) return narrowed.x;
       const look = gather.of(v);
-      const source = look?.table.op === cast ? look.table.inputs[0] : look?.table;
-      const table = look && source && quantized(look.table, products.get(source));
+      const table = look && quantized(look.table, products.get(stored(look.table).source));
       return look && table ? cast(gather(table, look.index), { to: v.dtype }) : v;
     });
   },
@@ -99,6 +100,18 @@ export const fuseQuant = rewrite("fuse-quant", {
   doc: "linear(x, dequantize(…)) → quant_linear(x, …); gather(dequantize(…), i) → quant_gather(…, i).",
   rules: [raise(quant_linear), raise(quant_gather)],
 });
+
+/** The stored matrix that `w` is read from, what it is in f32, and the codes that it is kept in, if it is. */
+function stored(w: Value): { source: Value; x: Value; codes?: DType } {
+  const kept = dequantize.of(w);
+  const blocks = kept ? ggml_codes.of(kept.codes) : ggml_dequantize.of(w);
+  if (blocks) {
+    const x = ggml_dequantize(blocks.blocks, blocks.attrs);
+    return { source: blocks.blocks, x, ...(kept && { codes: kept.codes.dtype }) };
+  }
+  const source = w.op === cast ? (w.inputs[0] as Value) : w;
+  return { source, x: cast(source, { to: "f32" }) };
+}
 
 function kindOf(name: string): "embed" | "head" | "attention" | "mlp" {
   if (name.includes("embed_tokens")) return "embed";
@@ -143,7 +156,7 @@ export function calibrated(g: Graph): ReadonlyMap<string, Value> {
   const wanted = new Map<string, Value>();
   for (const v of g.values()) {
     const product = linear.of(v);
-    const source = product && (product.w.op === cast ? (product.w.inputs[0] as Value) : product.w);
+    const source = product && stored(product.w).source;
     if (product && source?.op === param) wanted.set(importanceName(String(source.attrs.name)), product.x);
   }
   return wanted;

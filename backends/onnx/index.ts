@@ -21,8 +21,8 @@ export interface OnnxOptions {
 
 /** What both profiles start with, and the places where they part. */
 const pipelines = {
-  standard: "share-tables,fuse,insert-kv-cache,fuse-quant",
-  ort: "share-tables,fuse,insert-kv-cache,last-logits,fuse-residual-norm,fuse-gqa,fuse-quant",
+  standard: "share-tables,carry-blocks,fuse,insert-kv-cache,fuse-quant",
+  ort: "share-tables,carry-blocks,fuse,insert-kv-cache,last-logits,fuse-residual-norm,fuse-gqa,fuse-quant",
 } as const;
 
 const profiles: Readonly<

@@ -1,6 +1,18 @@
 import { type Sizes, size } from "../../ir/dim.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
-import { block_scale_search, cast, dequantize, gather, linear, param, quantize } from "../../ir/ops/index.ts";
+import { type BlockFormatName, blockFormat } from "../../ir/ops/ggml.ts";
+import {
+  block_scale_search,
+  cast,
+  dequantize,
+  gather,
+  ggml_codes,
+  ggml_dequantize,
+  ggml_scales,
+  linear,
+  param,
+  quantize,
+} from "../../ir/ops/index.ts";
 import { count, type HostTensor, store } from "../../ir/tensor.ts";
 import { dtypes, type TensorType } from "../../ir/type.ts";
 import { decode, decodeRows, encodeRows } from "../stream/index.ts";
@@ -72,10 +84,25 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
       const n = source.fixed(1);
       return (from, to) => read(source, from * n, (to - from) * n);
     }
+    const unpacked = ggml_dequantize.of(source);
+    if (unpacked) return blockRows(source, unpacked.blocks, unpacked.attrs.format);
     const codes = dequantize.of(source);
     return codes && quantizedRows(source, recipe(codes.codes), recipe(codes.scale));
   };
+  /** Rows out of stored blocks. */
+  const blockRows = (v: Value, stored: Value, format: BlockFormatName): Rows | undefined => {
+    if (stored.op !== param || runtime.has(stored)) return undefined;
+    const width = (v.fixed(1) / blockFormat(format).elements) * blockFormat(format).bytes;
+    return async (from, to) => {
+      const bytes = new Uint8Array((to - from) * width);
+      await env.weights.read(String(stored.attrs.name), from * width, bytes);
+      return decode(format, bytes);
+    };
+  };
   const quantizedRows = (v: Value, codes: Value, scale: Value): Rows | undefined => {
+    const kept = ggml_codes.of(codes);
+    if (kept && ggml_scales(kept.blocks, kept.attrs) === scale)
+      return blockRows(v, kept.blocks, kept.attrs.format);
     const coding = quantize.of(codes);
     const x = coding && rowsOf(coding.x);
     if (!coding || !x || recipe(coding.scale) !== scale) return undefined;

@@ -1,5 +1,6 @@
 import type { Graph, Value } from "../../ir/graph.ts";
 import type { Code } from "../../ir/ops/codes.ts";
+import { type BlockFormatName, blockCodes, blockFormat, blockScales, blockValues } from "../../ir/ops/ggml.ts";
 import {
   add,
   block_scale_search,
@@ -7,16 +8,19 @@ import {
   cast,
   constant,
   div,
+  ggml_codes,
+  ggml_dequantize,
+  ggml_scales,
   mul,
   param,
   quantize,
   sub,
 } from "../../ir/ops/index.ts";
 import { type DType, dtypes } from "../../ir/type.ts";
-import { codesOf, rowParts } from "../../passes/fold-weights.ts";
+import { codesOf, rowParts, unpacks } from "../../passes/fold-weights.ts";
 import type { Weights } from "../weights.ts";
-import type { Codes } from "./codes.ts";
-import { decode, encode, rounded } from "./floats.ts";
+import { type Codes, nibbles } from "./codes.ts";
+import { decode, encode, hasNonFinite, rounded } from "./floats.ts";
 import { CodesPool } from "./pool.ts";
 import { Reader } from "./reader.ts";
 
@@ -50,6 +54,8 @@ export class WeightStream {
   /** Scales and zeros that came with codes, until they are asked for. */
   readonly #sides = new Map<Value, Uint8Array>();
 
+  readonly #heard = new Set<Value>();
+
   constructor(graph: Graph, weights: Weights, nonFinite: NonFinite) {
     this.#graph = graph;
     this.#weights = weights;
@@ -60,10 +66,38 @@ export class WeightStream {
   async *blocks(weight: Value): AsyncGenerator<Uint8Array> {
     const made = this.#graph.setup[String(weight.attrs.name)] ?? weight;
     for (const part of rowParts(made)) {
-      if (codesOf(part) === undefined) yield* this.#floats(part);
+      if (part.op === ggml_codes || part.op === ggml_scales) yield* this.#unpacked(part);
+      else if (codesOf(part) === undefined) yield* this.#floats(part);
       else if (part.op === quantize) yield* this.#codes(part);
       else yield await this.#side(part);
     }
+  }
+
+  /** Codes or scales, out of stored blocks. */
+  async *#unpacked(part: Value): AsyncGenerator<Uint8Array> {
+    const stored = part.inputs[0] as Value;
+    const format = part.attrs.format as BlockFormatName;
+    const { elements: count, bytes: width } = blockFormat(format);
+    const step = (blockSize / count) * width;
+    const total = byteLength(stored);
+    const reader = new Reader(stored, total, step, this.#weights, this.#nonFinite);
+    for (let from = 0; from < total; from += step) {
+      const bytes = await reader.read(from, Math.min(step, total - from));
+      if (part.op === ggml_scales) yield this.#checked(stored, encode("f32", blockScales(format, bytes)));
+      else {
+        const codes = blockCodes(format, bytes);
+        yield part.dtype === "i4" ? nibbles(codes) : new Uint8Array(codes.buffer);
+      }
+    }
+  }
+
+  /** f32 numbers that came out of stored blocks; tells when some are NaN or infinite. */
+  #checked(stored: Value, bytes: Uint8Array): Uint8Array {
+    if (!this.#heard.has(stored) && hasNonFinite("f32", bytes)) {
+      this.#heard.add(stored);
+      this.#nonFinite(String(stored.attrs.name));
+    }
+    return bytes;
   }
 
   close(): Promise<void> {
@@ -141,7 +175,14 @@ export class WeightStream {
   }
 
   /** The rows of `x` in buffers of their own: as stored when nothing but widening happens to them. */
-  #source(x: Value, size: number): { dtype: DType; read(from: number, n: number): Promise<Uint8Array> } {
+  #source(
+    x: Value,
+    size: number,
+  ): { dtype: DType | BlockFormatName; read(from: number, n: number): Promise<Uint8Array> } {
+    if (unpacks(x)) {
+      const read = this.#blocks(x, size);
+      return { dtype: x.attrs.format as BlockFormatName, read: async (from, n) => (await read(from, n)).slice() };
+    }
     const plain = x.op === cast && x.dtype === "f32" ? (x.inputs[0] as Value) : x;
     if (plain.op !== param) {
       const floats = this.#evaluator(x, size);
@@ -152,6 +193,15 @@ export class WeightStream {
     }
     const reader = new Reader(plain, elements(plain), size, this.#weights, this.#nonFinite);
     return { dtype: plain.dtype, read: async (from, n) => (await reader.read(from, n)).slice() };
+  }
+
+  /** The stored blocks that elements of `x` are in: reads of at most `size` elements, in whole blocks. */
+  #blocks(x: Value, size: number): (from: number, n: number) => Promise<Uint8Array> {
+    const stored = x.inputs[0] as Value;
+    const { elements: count, bytes: width } = blockFormat(x.attrs.format as BlockFormatName);
+    const bytes = (n: number) => (n / count) * width;
+    const reader = new Reader(stored, byteLength(stored), bytes(size), this.#weights, this.#nonFinite);
+    return (from, n) => reader.read(bytes(from), bytes(n));
   }
 
   async *#floats(made: Value): AsyncGenerator<Uint8Array> {
@@ -174,7 +224,16 @@ export class WeightStream {
       readers.set(v, reader);
       return reader.read(from, n);
     };
+    const unpacking = new Map<Value, (from: number, n: number) => Promise<Uint8Array>>();
+    const unpacked = async (v: Value, from: number, n: number): Promise<Float32Array> => {
+      const read = unpacking.get(v) ?? this.#blocks(v, size);
+      unpacking.set(v, read);
+      const values = blockValues(v.attrs.format as BlockFormatName, await read(from, n));
+      this.#checked(v.inputs[0] as Value, encode("f32", values));
+      return values;
+    };
     const block = async (v: Value, from: number, n: number): Promise<Float32Array | number> => {
+      if (v.op === ggml_dequantize) return unpacked(v, from, n);
       if (v.op === constant) return Number(v.attrs.value);
       if (v.op === param) return decode(v.dtype, await stored(v, from, n));
       const [a, b] = await Promise.all(v.inputs.map((i) => block(i, from, n)));

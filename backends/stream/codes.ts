@@ -1,10 +1,11 @@
 import { type Code, clamp, ranges, searchSteps } from "../../ir/ops/codes.ts";
+import type { BlockFormatName } from "../../ir/ops/ggml.ts";
 import type { DType } from "../../ir/type.ts";
 import { decode } from "./floats.ts";
 
 /** Rows of a matrix to quantize, and how. Plain data: it travels to worker threads. */
 export interface CodesJob {
-  readonly dtype: DType;
+  readonly dtype: DType | BlockFormatName;
   /** The rows as stored. */
   readonly bytes: Uint8Array;
   readonly columns: number;
@@ -78,7 +79,8 @@ const nibbleAt = (bytes: Uint8Array, i: number): number =>
 
 const bytesOf = (codes: Int8Array): Uint8Array => new Uint8Array(codes.buffer);
 
-function nibbles(codes: Int8Array): Uint8Array {
+/** Codes of 4 bits, two a byte, the first in the low half. */
+export function nibbles(codes: Int8Array): Uint8Array {
   const out = new Uint8Array(Math.ceil(codes.length / 2));
   for (let i = 0; i < out.length; i++)
     out[i] = ((codes[2 * i] as number) & 15) | (((codes[2 * i + 1] ?? 0) & 15) << 4);

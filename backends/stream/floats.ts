@@ -1,11 +1,13 @@
 import { floatOfHalf, roundBf16, roundF16 } from "../../ir/tensor.ts";
+import { type BlockFormatName, blockValues, isBlockFormat } from "../../ir/ops/ggml.ts";
 import type { DType } from "../../ir/type.ts";
 
 const words = (bytes: Uint8Array): Uint16Array =>
   new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
 
-/** Stored floats as f32; exact. */
-export function decode(dtype: DType, bytes: Uint8Array): Float32Array {
+/** Stored numbers as f32; exact. */
+export function decode(dtype: DType | BlockFormatName, bytes: Uint8Array): Float32Array {
+  if (isBlockFormat(dtype)) return blockValues(dtype, bytes);
   if (dtype === "f32") return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
   const bits = words(bytes);
   const out = new Uint32Array(bits.length);
@@ -13,7 +15,8 @@ export function decode(dtype: DType, bytes: Uint8Array): Float32Array {
   else if (dtype === "f16") {
     const table = halves();
     for (let i = 0; i < bits.length; i++) out[i] = table[bits[i] as number] as number;
-  } else throw new TypeError(`${dtype} is not a stored float`);
+  } else if (dtype === "u8") return Float32Array.from(bytes);
+  else throw new TypeError(`${dtype} is not a stored float`);
   return new Float32Array(out.buffer);
 }
 

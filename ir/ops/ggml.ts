@@ -154,10 +154,13 @@ export function blockValues(name: BlockFormatName, bytes: Uint8Array): Float32Ar
   const { elements, group, codes: exact } = blockFormat(name);
   const out = new Float32Array(room(name, bytes));
   readBlocks(name, bytes, (b, codes, scales, offsets) => {
-    for (let i = 0, at = b * elements; i < elements; i++) {
-      const g = Math.floor(i / group);
-      const product = Math.fround((scales[g] as number) * (codes[i] as number));
-      out[at + i] = exact ? product : product + (offsets[g] as number);
+    const at = b * elements;
+    for (let g = 0, i = 0; i < elements; g++) {
+      const [scale, offset] = [scales[g] as number, offsets[g] as number];
+      for (const end = i + group; i < end; i++) {
+        const product = Math.fround(scale * (codes[i] as number));
+        out[at + i] = exact ? product : product + offset;
+      }
     }
   });
   return out;
