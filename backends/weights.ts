@@ -6,6 +6,8 @@ export interface TensorInfo {
   readonly dtype: DType;
   /** The ggml format of the blocks that a matrix lies in, where it does. */
   readonly format?: BlockFormatName;
+  /** Whether a norm's weight holds the whole scale, as GGUF files do, not what there is beyond one. */
+  readonly plusOne?: boolean;
   /** Counts elements, blocks or not. */
   readonly shape: readonly number[];
   /** Size of the stored tensor in bytes. */
@@ -13,7 +15,7 @@ export interface TensorInfo {
 }
 
 /** The type of the param that holds a tensor as it is stored: of bytes, row by row, where it lies in blocks. */
-export function storedType({ dtype, format, shape }: TensorInfo): TensorType {
+export function storedType({ dtype, format, shape }: Omit<TensorInfo, "bytes">): TensorType {
   if (!format) return new TensorType(dtype, shape);
   const { elements, bytes } = blockFormat(format);
   return new TensorType("u8", [...shape.slice(0, -1), ((shape.at(-1) as number) / elements) * bytes]);

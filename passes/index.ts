@@ -1,7 +1,7 @@
 import { decompose } from "./decompose.ts";
 import { foldWeights } from "./fold-weights.ts";
-import { carryBlocks } from "./fusion/carry-blocks.ts";
 import { canonicalize } from "./fusion/canonicalize.ts";
+import { carryBlocks } from "./fusion/carry-blocks.ts";
 import {
   fuseAttention,
   fuseGeglu,

@@ -29,7 +29,7 @@ describe("checkpoint", () => {
   test.each(["gemma1-mqa", "gemma1-mha"])("%s opens, and its tensors fit its config", async (name) => {
     const checkpoint = await openCheckpoint(join(models, name));
     const { config, weights, generation, files } = checkpoint;
-    expect(files).toEqual(["config.json", "generation_config.json", "model.safetensors"]);
+    expect(files.map((f) => f.path)).toEqual(["config.json", "generation_config.json", "model.safetensors"]);
     expect(generation).toMatchObject({ bos: 2, eos: [1], pad: 0, sample: false, temperature: null });
     const query = {
       name: "model.layers.2.self_attn.q_proj.weight",
@@ -155,7 +155,7 @@ describe("checkpoint", () => {
     await unlink(join(dir, "generation_config.json"));
     const fallback = await openCheckpoint(dir);
     expect(fallback.generation).toMatchObject({ bos: 2, eos: [1], pad: 0, sample: false });
-    expect(fallback.files).toEqual(["config.json", "model.safetensors"]);
+    expect(fallback.files.map((f) => f.path)).toEqual(["config.json", "model.safetensors"]);
     await fallback.close();
   });
 });

@@ -5,7 +5,7 @@ import { dtypes } from "../ir/type.ts";
 import { configOf } from "../src/checkpoint/gguf/config.ts";
 import { type GgufHeader, readGguf } from "../src/checkpoint/gguf/header.ts";
 import { tokenizerConfigOf, tokenizerOf } from "../src/checkpoint/gguf/vocabulary.ts";
-import { readConfig } from "../src/model/config.ts";
+import { readConfig } from "../src/model/reading/index.ts";
 import { random } from "./support/fuzz.ts";
 import { bytesOf, f32, ggufFile, list, type TensorType } from "./support/gguf.mjs";
 

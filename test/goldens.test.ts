@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Model, openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
 import { argmax } from "../src/generate.ts";
+import { writeGguf } from "./support/gguf-checkpoint.ts";
 import { distance, type Golden, readGolden } from "./support/goldens.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "gemmac-goldens-"));
@@ -20,7 +21,13 @@ const backends: Record<string, (dir: string, name: string) => Promise<string>> =
   reference: async (dir) => dir,
   standard: (dir, name) => compiled(dir, name, "standard"),
   ort: (dir, name) => compiled(dir, name, "ort"),
+  gguf: (dir, name) => inGguf(dir, name),
+  "gguf, ort": async (dir, name) => compiled(await inGguf(dir, name), `${name}-gguf`, "ort"),
 };
+
+/** The checkpoint as llama.cpp's converter writes it, in its own dtype. */
+const inGguf = (dir: string, name: string) =>
+  writeGguf(dir, join(scratch, `${name}.gguf`), (_, dtype) => (dtype === "bf16" ? "bf16" : "f32"));
 
 async function compiled(dir: string, name: string, profile: "standard" | "ort"): Promise<string> {
   const out = join(scratch, `${name}-${profile}`);

@@ -258,7 +258,7 @@ describe("the command line", () => {
 
     const text = (await bench.gemmac("passes", "--target", "onnx")).out.trim();
     expect(text).toMatch(
-      /^share-tables,fuse-linear,.*insert-kv-cache.*fold-weights\{work=blockwise,casts=leave\}$/,
+      /^share-tables,carry-blocks,fuse-linear,.*insert-kv-cache.*fold-weights\{work=blockwise,casts=leave\}$/,
     );
     const whole = await bench.compile("whole", "--no-verify", "--passes", text, "--json");
     expect(whole.code).toBe(0);
@@ -275,8 +275,8 @@ describe("the command line", () => {
     expect(all.code).toBe(0);
     expect(all.out).toMatch(/^ {2}mine +[\d.]+ ms +\d+ nodes$/m);
     const files = (await readdir(bench.path("graphs"))).sort();
-    expect(files.slice(0, 2)).toEqual(["00-share-tables.ir", "01-fuse-linear.ir"]);
-    expect(files.find((file) => file.endsWith("-mine.ir"))).toBe("06-mine.ir");
+    expect(files.slice(0, 2)).toEqual(["00-share-tables.ir", "01-carry-blocks.ir"]);
+    expect(files.find((file) => file.endsWith("-mine.ir"))).toBe("07-mine.ir");
     for (const file of files) parse(await readFile(bench.path("graphs", file), "utf8"));
 
     const few = await bench.compile("few", ...args, "--print-after", "mine,frob");

@@ -85,7 +85,7 @@ describe.each([
     } finally {
       await rm(scratch, { recursive: true });
     }
-  });
+  }, 60_000);
 
   test.each(golden.cases)("encodes and decodes: $note", (c) => {
     expect(tokenizer.encode(c.text)).toEqual(c.ids);

@@ -10,7 +10,7 @@ export { modelFile } from "./emit.ts";
 export { type Named, Parts } from "./part.ts";
 export { int64Row, openSession } from "./session.ts";
 
-/** How weights lie in the files: as 32-bit floats, or as the checkpoint stores them, to be widened at load. */
+/** How weights lie in the files: as 32-bit floats, or as the checkpoint stores them, to be widened at load where need be. */
 export type WeightStorage = "f32" | "stored";
 
 export interface OnnxOptions {
@@ -19,10 +19,10 @@ export interface OnnxOptions {
   readonly weights?: WeightStorage;
 }
 
-/** What both profiles start with, and the places where they part. */
+/** What comes between the beginning and the end that both profiles share. */
 const pipelines = {
-  standard: "share-tables,carry-blocks,fuse,insert-kv-cache,fuse-quant",
-  ort: "share-tables,carry-blocks,fuse,insert-kv-cache,last-logits,fuse-residual-norm,fuse-gqa,fuse-quant",
+  standard: "fuse,insert-kv-cache,fuse-quant",
+  ort: "fuse,insert-kv-cache,last-logits,fuse-residual-norm,fuse-gqa,fuse-quant",
 } as const;
 
 const profiles: Readonly<
@@ -37,9 +37,10 @@ const profiles: Readonly<
 
 export const onnx = ({ profile = "standard", weights = "stored" }: OnnxOptions = {}): Backend => {
   const { refuses, ...chosen } = profiles[profile];
-  const casts = weights === "stored" ? "leave" : "fold";
+  const [start, casts] =
+    weights === "stored" ? ["share-tables,carry-blocks", "leave"] : ["share-tables", "fold"];
   const passes: Pass[] = parsePipeline(
-    `${pipelines[profile]},fold-weights{work=blockwise,casts=${casts}}`,
+    `${start},${pipelines[profile]},fold-weights{work=blockwise,casts=${casts}}`,
     (name) => (name === fuseGqa.name ? fuseGqa : undefined),
   );
   return {

@@ -1,6 +1,12 @@
 import type { Graph, Value } from "../../ir/graph.ts";
 import type { Code } from "../../ir/ops/codes.ts";
-import { type BlockFormatName, blockCodes, blockFormat, blockScales, blockValues } from "../../ir/ops/ggml.ts";
+import {
+  type BlockFormatName,
+  blockCodes,
+  blockFormat,
+  blockScales,
+  blockValues,
+} from "../../ir/ops/ggml.ts";
 import {
   add,
   block_scale_search,
@@ -181,7 +187,10 @@ export class WeightStream {
   ): { dtype: DType | BlockFormatName; read(from: number, n: number): Promise<Uint8Array> } {
     if (unpacks(x)) {
       const read = this.#blocks(x, size);
-      return { dtype: x.attrs.format as BlockFormatName, read: async (from, n) => (await read(from, n)).slice() };
+      return {
+        dtype: x.attrs.format as BlockFormatName,
+        read: async (from, n) => (await read(from, n)).slice(),
+      };
     }
     const plain = x.op === cast && x.dtype === "f32" ? (x.inputs[0] as Value) : x;
     if (plain.op !== param) {

@@ -1,5 +1,5 @@
-import { floatOfHalf, roundBf16, roundF16 } from "../../ir/tensor.ts";
 import { type BlockFormatName, blockValues, isBlockFormat } from "../../ir/ops/ggml.ts";
+import { floatOfHalf, roundBf16, roundF16 } from "../../ir/tensor.ts";
 import type { DType } from "../../ir/type.ts";
 
 const words = (bytes: Uint8Array): Uint16Array =>

@@ -186,7 +186,7 @@ async function list(dir: string): Promise<Set<string>> {
     const next =
       /^[\w-][\w.-]*\/[\w.-]+$/.test(dir) && !/\.(safetensors|json|bin|gguf)$/.test(dir)
         ? `if it is a model on the Hub, first run \`hf download ${dir} --local-dir DIR\``
-        : "pass the folder that holds config.json";
+        : "pass the folder that holds config.json, or a GGUF file";
     throw inputError(
       dir || "the path given",
       code === "ENOENT" ? "there is no such folder" : `cannot be read (${code})`,
@@ -195,7 +195,7 @@ async function list(dir: string): Promise<Set<string>> {
   }
 }
 
-const needGguf = "pass the .gguf file itself";
+const needGguf = "pass the GGUF file itself: the path that ends in .gguf";
 const needTorch = "convert it with transformers: model.save_pretrained(DIR, safe_serialization=True)";
 const isGguf = (name: string) => name.endsWith(".gguf");
 const isTorch = (name: string) => /\.(bin|pt|pth|ckpt)$/.test(name);
@@ -203,7 +203,7 @@ const isTorch = (name: string) => /\.(bin|pt|pth|ckpt)$/.test(name);
 function notFolder(path: string): UserError {
   const next = isTorch(path)
     ? needTorch
-    : "pass the folder that holds config.json and the weights, or a .gguf file";
+    : "pass the folder that holds config.json and the weights, or a GGUF file";
   return inputError(path, "is not a folder", next);
 }
 

@@ -16,9 +16,17 @@ export function modelGraph(checkpoint: Pick<ConfigReading, "config"> & { readonl
   warnings: string[];
 } {
   const { config, weights } = checkpoint;
-  const graph = gemma(config, (name) => weights.info(name)?.dtype ?? "bf16");
-  const wanted = graph.stored().map((v) => ({ name: String(v.attrs.name), shape: v.shape.map(Number) }));
-  const warnings = checkWeights(wanted, weights);
+  const wanted = new Map<string, readonly number[]>();
+  const graph = gemma(config, (name, shape) => {
+    wanted.set(name, shape);
+    const info = weights.info(name);
+    // Blocks of another shape need not fill these rows; what is wrong is told below.
+    return !info || (info.format && info.shape.join() !== shape.join()) ? "bf16" : info;
+  });
+  const warnings = checkWeights(
+    [...wanted].map(([name, shape]) => ({ name, shape })),
+    weights,
+  );
   const { vocab, context, layers, kvHeads, headDim } = config;
   return { graph, facts: { vocab, context, layers, kvHeads, headDim }, warnings };
 }

@@ -1,3 +1,4 @@
+import { storedType, type TensorInfo } from "../../backends/weights.ts";
 import { dim } from "../../ir/dim.ts";
 import { Graph, type Value } from "../../ir/graph.ts";
 import {
@@ -6,6 +7,7 @@ import {
   gather,
   gelu,
   gelu_erf,
+  ggml_dequantize,
   matmul,
   mean,
   mul,
@@ -19,7 +21,10 @@ import { type DType, tensor } from "../../ir/type.ts";
 import type { Activation, Dimensions } from "./config.ts";
 
 /** How the checkpoint stores a tensor; activations are f32 whatever it is. */
-export type StoredAs = (name: string) => DType;
+export type StoredAs = (
+  name: string,
+  shape: readonly number[],
+) => DType | Pick<TensorInfo, "dtype" | "format" | "plusOne">;
 
 const activations = { gelu_tanh: gelu, gelu_erf, silu } as const satisfies Record<Activation, unknown>;
 
@@ -52,10 +57,17 @@ export class Parts {
     return v;
   }
 
-  /** A tensor of the checkpoint, under the name, shape and dtype that it has there. */
+  /** A tensor of the checkpoint, under the name that it has there; what lies in blocks comes as f32. */
   weight(path: string, ...shape: number[]): Value {
-    const name = `${path}.weight`.replaceAll("/", ".");
-    return param({ name, type: tensor(this.#storedAs(name), ...shape) });
+    const name = weightName(path);
+    const { dtype, format } = this.#stored(name, shape);
+    if (!format) return param({ name, type: tensor(dtype, ...shape) });
+    return ggml_dequantize(param({ name, type: storedType({ dtype, format, shape }) }), { format });
+  }
+
+  #stored(name: string, shape: readonly number[]): Exclude<ReturnType<StoredAs>, DType> {
+    const stored = this.#storedAs(name, shape);
+    return typeof stored === "string" ? { dtype: stored } : stored;
   }
 
   /** x·wᵀ, [B,T,in] → [B,T,out]. */
@@ -64,10 +76,12 @@ export class Parts {
     return this.named(path, matmul(x, transpose(w, { perm: [1, 0] })));
   }
 
-  /** RMSNorm over the last axis. Weights are stored around zero, so the scale is 1 + w. */
+  /** RMSNorm over the last axis. Weights are stored around zero, so the scale is 1 + w; GGUF files store 1 + w. */
   norm(x: Value, path: string): Value {
     const unit = mul(x, rsqrt(add(mean(mul(x, x)), this.#c.eps)));
-    return this.named(path, mul(unit, add(f32(this.weight(path, x.fixed(-1))), 1)));
+    const w = f32(this.weight(path, x.fixed(-1)));
+    const { plusOne } = this.#stored(weightName(path), [x.fixed(-1)]);
+    return this.named(path, mul(unit, plusOne ? w : add(w, 1)));
   }
 
   /** One projection to heads, [B,T,width] → [B,T,heads,headDim]. */
@@ -116,6 +130,7 @@ export class Parts {
   }
 }
 
+const weightName = (path: string): string => `${path}.weight`.replaceAll("/", ".");
 const f32 = (x: Value): Value => cast(x, { to: "f32" });
 
 /** [B,T,heads,headDim] ↔ [B,heads,T,headDim]. */

@@ -3,7 +3,16 @@ import { layOut, maxDataFile, modelFile, type Profile } from "../../backends/onn
 import { emitters } from "../../backends/onnx/emitters.ts";
 import { contrib } from "../../backends/onnx/ort/emitters.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
-import { block_zero, preparations, quant_gather, quant_linear, quantize } from "../../ir/ops/index.ts";
+import {
+  block_scale,
+  block_scale_search,
+  block_zero,
+  ggml_codes,
+  ggml_scales,
+  quant_gather,
+  quant_linear,
+  quantize,
+} from "../../ir/ops/index.ts";
 import { rowParts } from "../../passes/fold-weights.ts";
 
 /** What the bytes of an artifact are for, in the order in which they are told. */
@@ -85,7 +94,7 @@ function limitsOf(
       limits.push(`${String(w.attrs.name)} is written as ${w.dtype}, not as ${made.inputs[0]?.dtype}`);
   }
   const coded = graph.values().some((v) => quant_linear.of(v) || quant_gather.of(v));
-  const codes = graph.weights().some((w) => classedBy(w, graph)?.op === quantize);
+  const codes = graph.weights().some((w) => coding.has(classedBy(w, graph)?.op));
   if (codes && !coded && profile === "ort")
     limits.push("no fast operator takes these blocks, so codes are widened when the artifact is loaded");
   return limits;
@@ -95,13 +104,14 @@ function limitsOf(
 const recipe = (w: Value, graph: Graph): Value => graph.setup[String(w.attrs.name)] ?? w;
 const classedBy = (w: Value, graph: Graph): Value | undefined => rowParts(recipe(w, graph))[0];
 
-const coding: ReadonlySet<unknown> = new Set(Object.values(preparations));
+const coding: ReadonlySet<unknown> = new Set([quantize, ggml_codes]);
+const scaling: ReadonlySet<unknown> = new Set([block_scale, block_scale_search, ggml_scales]);
 
 /** Names of weights begin with that of the stored one which they are made from. */
 function classOf(w: Value, graph: Graph): TensorClass {
   const made = classedBy(w, graph);
-  if (made && coding.has(made.op) && made.op !== quantize)
-    return made.op === block_zero ? "zero points" : "scales";
+  if (made?.op === block_zero) return "zero points";
+  if (made && scaling.has(made.op)) return "scales";
   const name = String(w.attrs.name);
   if (name.includes("embed_tokens")) return "embedding";
   if (name.includes("lm_head")) return "head";

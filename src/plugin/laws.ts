@@ -24,7 +24,11 @@ export function checkLaws(
   const isForeign = ({ name }: Pass) => !passes.has(name) && !own.some((pass) => pass.name === name);
   const until = pipeline.findLastIndex(isForeign) + 1;
   if (until === 0) return;
-  let before = surrogate(config, (name) => weights.info(name)?.dtype ?? "bf16");
+  let before = surrogate(config, (name) => {
+    const { dtype = "bf16", format, plusOne = false } = weights.info(name) ?? {};
+    // Its rows are too short for blocks.
+    return { dtype: format ? "f32" : dtype, plusOne };
+  });
   for (const pass of pipeline.slice(0, until).map(scaled)) {
     try {
       const after = pass.run(before);

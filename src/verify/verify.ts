@@ -1,4 +1,7 @@
+import type { Weights } from "../../backends/weights.ts";
 import { UserError } from "../../ir/error.ts";
+import { blockFormat } from "../../ir/ops/ggml.ts";
+import { carryBlocks } from "../../passes/fusion/carry-blocks.ts";
 import type { Pass } from "../../passes/pass.ts";
 import { parsePipeline } from "../../passes/pipeline.ts";
 import { type Manifest, manifestFile, readManifest } from "../artifact/manifest.ts";
@@ -75,8 +78,9 @@ export async function verify(
     });
     const candidate = await openModel(artifact, { watch });
     try {
+      const rounds = quantized(manifest, opened.weights);
       const tally = new Tally(
-        options.tolerance ?? (rounding.length ? codesTolerance : defaultTolerance),
+        options.tolerance ?? (rounds ? codesTolerance : defaultTolerance),
         manifest.facts.vocab,
       );
       for (const [i, ids] of sequences.entries()) {
@@ -97,7 +101,18 @@ export async function verify(
 /** A quantized artifact is held to the checkpoint quantized in the same way, so that only its own faults show. */
 function quantizing({ passes }: Manifest): readonly Pass[] {
   const texts = passes.match(/\bquantize(\{[^{}]*\})?/g) ?? [];
-  return texts.length ? parsePipeline(["share-tables", "fuse-linear", ...texts].join()) : [];
+  const carried = passes.includes(carryBlocks.name) ? [carryBlocks.name] : [];
+  return texts.length ? parsePipeline(["share-tables", ...carried, "fuse-linear", ...texts].join()) : [];
+}
+
+/** Whether products in the artifact are by codes: made by a pass, or carried over from the checkpoint. */
+function quantized({ passes }: Manifest, weights: Weights): boolean {
+  const carries = passes.includes(carryBlocks.name);
+  const coded = (name: string) => {
+    const format = weights.info(name)?.format;
+    return format !== undefined && blockFormat(format).codes !== undefined;
+  };
+  return /\bquantize\b/.test(passes) || (carries && [...weights.names()].some(coded));
 }
 
 function checkSameShape(manifest: Manifest, config: Manifest["model"], checkpoint: string): void {

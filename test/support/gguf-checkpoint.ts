@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { decode } from "../../backends/stream/index.ts";
+import type { DType } from "../../ir/type.ts";
 import { openWeights } from "../../src/checkpoint/checkpoint.ts";
 import { encoders, f32, type Given, ggufFile, list, type TensorType } from "./gguf.mjs";
 
@@ -110,7 +111,7 @@ const names: readonly (readonly [RegExp, string])[] = [
 export async function writeGguf(
   dir: string,
   path: string,
-  typeOf: (name: string) => Extract<TensorType, keyof typeof encoders>,
+  typeOf: (name: string, dtype: DType) => Extract<TensorType, keyof typeof encoders>,
   more: Readonly<Record<string, Given>> = {},
 ): Promise<string> {
   const config = JSON.parse(readFileSync(join(dir, "config.json"), "utf8"));
@@ -125,7 +126,7 @@ export async function writeGguf(
     const after = config.model_type === "gemma" ? "ffn_norm" : "post_attention_norm";
     const named = names.reduce((name, [from, to]) => name.replace(from, to), stored);
     const name = named.replace("post_attention_layernorm", after);
-    const type = shape.length === 1 ? "f32" : typeOf(name);
+    const type = shape.length === 1 ? "f32" : typeOf(name, dtype);
     const data = encoders[type](shape.length === 1 ? values.map((w) => 1 + w) : values);
     tensors.push({ name, type, shape, data });
   }

@@ -46,7 +46,8 @@ export function ggufWeights(file: FileHandle, path: string, { metadata, tensors 
         `is a second ${quote(name)}`,
         "convert the model again",
       );
-    byName.set(name, { info: { dtype, shape, bytes: end - begin, ...(format && { format }) }, begin });
+    const info = { dtype, shape, bytes: end - begin, ...(format && { format }) };
+    byName.set(name, { info: name.endsWith("norm.weight") ? { ...info, plusOne: true } : info, begin });
   }
   return {
     names: () => byName.keys(),
