@@ -149,7 +149,7 @@ describe("diff", () => {
     expect(stdout).toMatchInlineSnapshot(`
       "fuse-rms-norm
         x · rsqrt(mean(x²) + eps) · scale → rms_norm(x, scale).
-        after share-tables, fuse-linear
+        after share-tables, carry-blocks, fuse-linear
 
       model/layers.0  the same in layers 1..2
 

@@ -38,7 +38,7 @@ export function addCompile(program: Command): void {
     .command("compile")
     .summary("compile a checkpoint to an artifact")
     .description("Compile the checkpoint in a folder to an artifact in a new folder.")
-    .argument("<checkpoint>", "folder with config.json, the weights and the tokenizer")
+    .argument("<checkpoint>", "folder with config.json, the weights and the tokenizer, or a .gguf file")
     .requiredOption("-t, --target <names>", "what to compile to, with commas between", names)
     .requiredOption("-o, --out <folder>", "the folder to make; several targets get a folder each inside")
     .option("-f, --force", "replace the artifact that is there")

@@ -26,7 +26,7 @@ export function addDiff(program: Command): void {
       "Print what a pass changes: removed (-) and added (+) operations, and those that move to the setup (>), by " +
         "scope. Layers that change alike are printed once. Reads no weights.",
     )
-    .argument("<model>", "folder of a checkpoint, a .ir file, or a preset such as gemma-2b")
+    .argument("<model>", "folder of a checkpoint, a .gguf or .ir file, or a preset such as gemma-2b")
     .requiredOption("-p, --pass <name>", "the pass, or several with commas between")
     .option("-t, --target <name>", "run it after the passes that come before it in this target's pipeline")
     .option("-U, --context <lines>", "unchanged lines to show around a change", integer(0), 2)

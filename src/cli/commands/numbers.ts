@@ -20,7 +20,7 @@ export function addLogits(program: Command): void {
         "logits f32[L,V], one row for each id; with --generate also decode_logits f32[N,V], " +
         "the row each further token was chosen from, and those tokens, generated_ids i32[N].",
     )
-    .argument("<model>", "folder of an artifact or a checkpoint")
+    .argument("<model>", "folder of an artifact or a checkpoint, or a .gguf file")
     .requiredOption("--ids <ids>", "token ids, with commas between", tokenIds)
     .option("-n, --generate <n>", "go on greedily for n tokens, past any stop token", integer(1))
     .requiredOption("-o, --out <file>", "the .safetensors file to write")
@@ -115,7 +115,10 @@ export function addVerify(program: Command): void {
         `their scores. Exits with ${exitCodes.verify} when they differ by more than the tolerance.`,
     )
     .argument("<artifact>", "folder of an artifact")
-    .requiredOption("-a, --against <checkpoint>", "folder of the checkpoint it was compiled from")
+    .requiredOption(
+      "-a, --against <checkpoint>",
+      "the checkpoint it was compiled from, a folder or a .gguf file",
+    )
     .option("-p, --prompt <text>", "text to compare on; may be repeated", repeated(String))
     .option(
       "--ids <ids>",

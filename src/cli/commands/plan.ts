@@ -27,7 +27,7 @@ export function addPlan(program: Command): void {
       "Print what compiling would write and need: sizes to the byte, the cache by length of text, memory, time on " +
         "this machine, and limits that are met. Reads no weights.",
     )
-    .argument("<model>", "folder of a checkpoint, or a preset such as gemma-2b")
+    .argument("<model>", "folder of a checkpoint, a .gguf file, or a preset such as gemma-2b")
     .addOption(
       new Option("-t, --target <name>", "what to compile to")
         .choices(targets.map((t) => t.name))

@@ -35,7 +35,7 @@ export function addRun(program: Command): void {
       "Generate text with an artifact, or with a checkpoint, which runs on the slow reference " +
         "interpreter. Without --prompt or --chat the prompt is what stdin holds, less a final newline.",
     )
-    .argument("<model>", "folder of an artifact or a checkpoint")
+    .argument("<model>", "folder of an artifact or a checkpoint, or a .gguf file")
     .option("-p, --prompt <text>", "continue this text")
     .option("-c, --chat", "hold a conversation: each line of stdin is a turn")
     .option(

@@ -26,7 +26,7 @@ export function addView(program: Command): void {
       "Write one HTML file that shows the graph at each pass: by layer, with shapes and bytes, what the pass changed, " +
         "and a search. It needs no server and no network. Reads no weights.",
     )
-    .argument("<model>", "folder of a checkpoint, a .ir file, or a preset such as gemma-2b")
+    .argument("<model>", "folder of a checkpoint, a .gguf or .ir file, or a preset such as gemma-2b")
     .requiredOption("-o, --out <file>", "the HTML file to write")
     .option("-t, --target <name>", "show the passes of this target")
     .option("--passes <list>", "show these passes, such as fuse,fold-weights")
