@@ -24,14 +24,20 @@ const foldedAtLoad = 2 ** 30;
 export const foldWeights = pass("fold-weights", {
   doc:
     "What depends on weights alone moves to the setup, which runs once, at compile time. work=blockwise leaves what " +
-    "cannot be computed block by block; casts=leave leaves matrices to be widened when the artifact is loaded.",
-  options: { work: oneOf("any", "blockwise"), casts: oneOf("fold", "leave") },
+    "cannot be computed block by block; casts=leave leaves matrices to be widened when the artifact is loaded, casts=keep " +
+    "to be widened as they are read.",
+  options: { work: oneOf("any", "blockwise"), casts: oneOf("fold", "leave", "keep") },
   run: (g, { work, casts }) =>
-    foldExcept(g, (v) => (work === "blockwise" && !streams(v)) || (casts === "leave" && widenedAtLoad(v))),
+    foldExcept(g, (v) => (work === "blockwise" && !streams(v)) || leaves[casts](v)),
 });
 
-/** A cast that the runtime does once, when it loads the graph. */
-const widenedAtLoad = (v: Value) => v.op === cast && v.type.rank > 1 && elements(v) * 4 <= foldedAtLoad;
+const widened = (v: Value) => v.op === cast && v.type.rank > 1;
+/** Casts that are no work of the setup. What a runtime does once, when it loads the graph, has a limit. */
+const leaves = {
+  fold: () => false,
+  leave: (v: Value) => widened(v) && elements(v) * 4 <= foldedAtLoad,
+  keep: widened,
+} as const;
 
 const elements = (v: Value): number => v.shape.reduce<number>((n, _, axis) => n * v.fixed(axis), 1);
 

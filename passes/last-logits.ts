@@ -1,5 +1,6 @@
 import { minus } from "../ir/dim.ts";
 import type { OpDef, Value } from "../ir/graph.ts";
+import { size } from "../ir/op.ts";
 import {
   add,
   geglu,
@@ -32,8 +33,11 @@ const rowwise = new Map<OpDef, number>([
 ]);
 
 export const lastLogits = pass("last-logits", {
-  doc: "Scores for the last token only, [B,1,vocab]: all that follows the last attention runs on one row instead of T. That row stays as it was.",
-  run(g) {
+  doc:
+    "Scores for the last `rows` tokens only, [B,rows,vocab]: all that follows the last attention runs on so many rows " +
+    "instead of T. Those rows stay as they were.",
+  options: { rows: size(1) },
+  run(g, { rows: n }) {
     const { logits, ...others } = g.outputs;
     if (!logits) return g;
 
@@ -51,7 +55,7 @@ export const lastLogits = pass("last-logits", {
       const rows = whole.has(v) ? [] : rowsRead(v);
       const operands = v.inputs.map((x) => (rows.includes(x) ? last(x) : x));
       const T = v.type.at(1);
-      const row = rows.length ? rebuilt(v, operands) : slice(v, { axis: 1, from: minus(T, 1), to: T });
+      const row = rows.length ? rebuilt(v, operands) : slice(v, { axis: 1, from: minus(T, n), to: T });
       made.set(v, row);
       return row;
     };

@@ -2,14 +2,13 @@ import { mkdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { type Backend, type EmittedFile, legalize, type ModelFacts } from "../backends/backend.ts";
 import { writeFileHashed } from "../backends/files.ts";
-import { onnx, type WeightStorage } from "../backends/onnx/index.ts";
+import type { WeightStorage } from "../backends/onnx/index.ts";
 import { byteLength } from "../backends/stream/index.ts";
 import { UserError } from "../ir/error.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { primitives } from "../ir/ops/index.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
-import { clientFiles } from "./artifact/clients.ts";
 import { type Manifest, manifestFile, manifestFormat } from "./artifact/manifest.ts";
 import { checkOut, makeFolder, partialPath, putInPlace } from "./artifact/output.ts";
 import { asksImportance, calibrationIds, measureImportance } from "./calibrate.ts";
@@ -18,16 +17,15 @@ import type { Folder } from "./checkpoint/folder.ts";
 import { checkStored, type Extra, openExtra, overlay } from "./checkpoint/overlay.ts";
 import { modelGraph } from "./model/load.ts";
 import { checkLaws } from "./plugin/laws.ts";
-import { type Proof, type ProofRequest, prove } from "./verify/proof.ts";
+import { isTarget, type Target, type TargetName, targetTable } from "./target.ts";
+import type { Proof, ProofRequest, Twin } from "./verify/proof.ts";
 import { defaultIds } from "./verify/verify.ts";
 import { version } from "./version.ts";
 
-const backends = { onnx } as const;
-
 /** What can be compiled to. */
 export const targets: readonly { readonly name: string; readonly doc: string }[] = Object.values(
-  backends,
-).map((b) => b());
+  targetTable,
+).map((t) => t.backend({}));
 
 export interface CompileOptions {
   readonly targets: readonly string[];
@@ -80,7 +78,7 @@ export interface CompileReport {
 export async function compile(checkpointDir: string, options: CompileOptions): Promise<CompileReport> {
   const start = performance.now();
   const chosen = chooseBackends(options.targets, options);
-  await checkOut(options.out, checkpointDir, options.force ?? false, Object.keys(backends));
+  await checkOut(options.out, checkpointDir, options.force ?? false, Object.keys(targetTable));
   const checkpoint = await openCheckpoint(checkpointDir);
   const partial = partialPath(options.out);
   const extras: Extra[] = [];
@@ -158,39 +156,45 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const copied = await copyCompanions(checkpoint.folder, dir);
   if (!copied.some((f) => f.path === "tokenizer.json"))
     warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
-  const dataFiles = files.filter((f) => f.path.includes("_data")).length;
+  const target: Target = targetTable[backend.name as TargetName];
+  const laws = pipeline.map((p) => p.law);
+  const originals = { original: graph, originalFacts: source };
+  const made = { dir, activations, ...originals, compiled: legal, laws, facts, weights };
+  const proof = options.verify === false ? undefined : { ...made, ids: await proofIds(made, checkpoint) };
+  const sides = await target.beside({ checkpoint, facts, emitted: files, warn, ...(proof && { proof }) });
   const written: EmittedFile[] = [];
-  for (const { path, text } of clientFiles(checkpoint, facts, dataFiles))
-    written.push(await writeFileHashed(dir, path, text));
+  for (const { path, content } of sides.files) written.push(await writeFileHashed(dir, path, content));
   const all = [...files, ...written, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
   const described = { target: backend.name, pipeline, calibration, facts, files: all, activations };
   const manifest = await writeFileHashed(dir, manifestFile, await manifestText(job, described));
   const bytes = [...all, manifest].reduce((sum, f) => sum + f.bytes, 0);
-  const laws = pipeline.map((p) => p.law);
-  const originals = { original: graph, originalFacts: source };
-  const proof = await proven(job, { dir, activations, ...originals, compiled: legal, laws, facts, weights });
+  const found = proof && (await proven(job, target.prove, proof, sides.twin));
   return {
     target: backend.name,
     dir,
     bytes,
     files: [...all, manifest],
     passes: records,
-    ...(proof && { proof }),
+    ...(found && { proof: found }),
   };
 }
 
 /** Tokens that an artifact is proven on. */
 const proofTokens = 6;
 
-/** The artifact's proof; undefined when none is asked for, or there is no runtime. Throws UserError on a breach. */
+async function proofIds({ facts }: Pick<ProofRequest, "facts">, { dir }: Checkpoint): Promise<number[]> {
+  return (await defaultIds(facts.vocab, facts.context, dir)).slice(0, proofTokens);
+}
+
+/** The artifact's proof; undefined when there is no runtime. Throws UserError on a breach. */
 async function proven(
-  { checkpoint, options, warn }: Job,
-  made: Omit<ProofRequest, "ids">,
+  { warn }: Job,
+  prove: (request: ProofRequest, twin: Twin | undefined) => Promise<Proof>,
+  request: ProofRequest,
+  twin: Twin | undefined,
 ): Promise<Proof | undefined> {
-  if (options.verify === false) return undefined;
-  const ids = (await defaultIds(made.facts.vocab, made.facts.context, checkpoint.dir)).slice(0, proofTokens);
   try {
-    const proof = await prove({ ...made, ids });
+    const proof = await prove(request, twin);
     if (proof.ok) return proof;
     const { origin, share, allowed } = proof.worst;
     throw new UserError(
@@ -247,13 +251,12 @@ export function chooseBackends(
   names: readonly string[],
   { profile = "ort", weights = "stored" }: Pick<CompileOptions, "profile" | "weights"> = {},
 ): Backend[] {
-  const known = Object.keys(backends).join(", ");
-  const has = (name: string): name is keyof typeof backends => Object.hasOwn(backends, name);
+  const known = Object.keys(targetTable).join(", ");
   if (names.length === 0)
     throw new UserError("usage", "no target is given", `pass --target with one of: ${known}`);
   return [...new Set(names)].map((name) => {
-    if (!has(name)) throw new UserError("usage", `there is no target ${name}`, `choose from: ${known}`);
-    return backends[name]({ profile, weights });
+    if (!isTarget(name)) throw new UserError("usage", `there is no target ${name}`, `choose from: ${known}`);
+    return targetTable[name].backend({ profile, weights });
   });
 }
 

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { compiler } from "../backends/c/index.ts";
 import { type Model, openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
 import { argmax } from "../src/generate.ts";
@@ -23,7 +24,11 @@ const backends: Record<string, (dir: string, name: string) => Promise<string>> =
   ort: (dir, name) => compiled(dir, name, "ort"),
   gguf: (dir, name) => inGguf(dir, name),
   "gguf, ort": async (dir, name) => compiled(await inGguf(dir, name), `${name}-gguf`, "ort"),
+  c: async (dir, name) =>
+    (await compile(dir, { targets: ["c"], out: join(scratch, `${name}-c`), verify: false })).out,
 };
+const cc = await compiler();
+if (!cc) console.warn("SKIPPED: the goldens of c, because there is no C compiler");
 
 /** The checkpoint as llama.cpp's converter writes it, in its own dtype. */
 const inGguf = (dir: string, name: string) =>
@@ -35,7 +40,7 @@ async function compiled(dir: string, name: string, profile: "standard" | "ort"):
 }
 
 for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3"])
-  describe.each(Object.keys(backends))(`${name} on %s`, (backend) => {
+  describe.each(Object.keys(backends).filter((b) => b !== "c" || cc))(`${name} on %s`, (backend) => {
     const dir = new URL(`data/models/${name}`, import.meta.url).pathname;
     const worst = { prefill: 0, hidden: 0, decode: 0, ids: true };
     let golden: Golden;

@@ -59,7 +59,8 @@ export function openReference(
         positions: upTo(fed, ids.length),
         past_positions: upTo(0, fed),
       };
-      const sizes = { B: 1, T: ids.length, P: fed };
+      // R: how many of the last tokens a graph after last-logits scores.
+      const sizes = { B: 1, T: ids.length, P: fed, R: ids.length };
       const out = await evaluate(observed, { sizes, weights, tensor: (name) => inputs[name] });
       fed += ids.length;
       const result = (name: string): HostTensor => {

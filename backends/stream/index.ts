@@ -1,3 +1,3 @@
 export { byteLength, WeightStream } from "./blocks.ts";
 export { type Codes, type CodesJob, decodeRows, encodeRows } from "./codes.ts";
-export { decode } from "./floats.ts";
+export { decode, encode } from "./floats.ts";

@@ -9,15 +9,12 @@ export function clientFiles(
   facts: ModelFacts,
   dataFiles: number,
 ): { path: string; text: string }[] {
-  const files = {
-    "config.json": config(checkpoint, facts, dataFiles),
-    "genai_config.json": genai(checkpoint, facts),
-  };
-  return Object.entries(files).map(([path, content]) => ({
-    path,
-    text: `${JSON.stringify(content, null, 2)}\n`,
-  }));
+  const loading = { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } };
+  const config = configFile(checkpoint, facts, { "transformers.js_config": loading });
+  return [config, { path: "genai_config.json", text: printed(genai(checkpoint, facts)) }];
 }
+
+const printed = (content: object): string => `${JSON.stringify(content, null, 2)}\n`;
 
 /** What Hugging Face calls each family's language model. */
 const classes = {
@@ -26,17 +23,22 @@ const classes = {
   gemma3: { model_type: "gemma3_text", architectures: ["Gemma3ForCausalLM"] },
 } as const satisfies Record<GemmaConfig["family"], object>;
 
-/** config.json as Hugging Face clients read it: what the checkpoint says, defaults spelled out, and how to load it. */
-function config(checkpoint: Checkpoint, facts: ModelFacts, dataFiles: number): object {
+/** config.json as Hugging Face clients read it: what the checkpoint says, defaults spelled out, and what `more` adds. */
+export function configFile(
+  checkpoint: Checkpoint,
+  facts: ModelFacts,
+  more: object = {},
+): { path: string; text: string } {
   const defaulted = checkpoint.keys.filter((k) => k.source === "defaulted").map((k) => [k.key, k.value]);
-  return {
+  const content = {
     ...checkpoint.json,
     ...Object.fromEntries(defaulted),
     ...classes[checkpoint.config.family],
     num_hidden_layers: facts.layers,
     vocab_size: facts.vocab,
-    "transformers.js_config": { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } },
+    ...more,
   };
+  return { path: "config.json", text: printed(content) };
 }
 
 /** What onnxruntime-genai reads. It insists on ids for begin, end and padding; where there are none it gets 0. */

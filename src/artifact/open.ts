@@ -1,12 +1,13 @@
 import type { ModelFacts, Session } from "../../backends/backend.ts";
-import { openSession } from "../../backends/onnx/index.ts";
 import { openReference } from "../../backends/reference/index.ts";
+import { UserError } from "../../ir/error.ts";
 import type { Pass } from "../../passes/pass.ts";
 import { runPasses } from "../../passes/pipeline.ts";
 import { measureImportance } from "../calibrate.ts";
 import { type Checkpoint, type Generation, openCheckpoint } from "../checkpoint/checkpoint.ts";
 import { overlay } from "../checkpoint/overlay.ts";
 import { modelGraph } from "../model/load.ts";
+import { isTarget, targetTable } from "../target.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { checkSize, type Manifest, readManifest } from "./manifest.ts";
 
@@ -41,12 +42,18 @@ async function openArtifact(
   manifest: Manifest,
   { watch = [] }: OpenModelOptions,
 ): Promise<Model> {
-  const { facts, generation, activations } = manifest;
+  const { target, facts, generation, activations } = manifest;
   for (const file of manifest.files) await checkSize(path, file);
   const watched = watch
     .filter((origin) => Object.hasOwn(activations, origin))
     .map((origin) => [origin, activations[origin] as string]);
-  const session = await openSession(path, { facts, watch: Object.fromEntries(watched) });
+  if (!isTarget(target))
+    throw new UserError(
+      "input",
+      `${path}: this gemmac does not know the target ${target}`,
+      "use a newer gemmac",
+    );
+  const session = await targetTable[target].open(path, { facts, watch: Object.fromEntries(watched) });
   const bytes = manifest.files.reduce((sum, f) => sum + f.bytes, 0);
   const close = () => session.close();
   return {

@@ -33,12 +33,16 @@ export async function checkOut(
     );
 }
 
+/** What users build inside an artifact, by target. */
+const products: Readonly<Record<string, readonly string[]>> = { c: ["gemma", "libgemma.so"] };
+
 /** A file below `dir` that no manifest lists; `dir` is an artifact, or holds one for each target. */
 async function foreignFile(dir: string, targets: readonly string[]): Promise<string | undefined> {
   const known = new Set<string>();
   for (const place of ["", ...targets]) {
     const manifest = await readManifest(join(dir, place)).catch(() => undefined);
-    for (const path of manifest ? [manifestFile, ...manifest.files.map((f) => f.path)] : [])
+    const built = manifest && Object.hasOwn(products, manifest.target) ? products[manifest.target] : [];
+    for (const path of manifest ? [manifestFile, ...manifest.files.map((f) => f.path), ...(built ?? [])] : [])
       known.add(join(place, path));
   }
   const entries = await readdir(dir, { recursive: true, withFileTypes: true });

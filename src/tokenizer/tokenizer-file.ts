@@ -61,13 +61,14 @@ interface AddedToken {
 
 interface BytePairModel {
   readonly type: "BPE";
+  readonly vocab: Readonly<Record<string, number>>;
   readonly merges: readonly Merge[];
 }
 
 /** Model settings that change how text is split and that no Gemma tokenizer has; the library ignores some of them. */
 const UNSUPPORTED = ["dropout", "continuing_subword_prefix", "end_of_word_suffix"];
 
-function checkModel(model: unknown): BytePairModel {
+export function checkModel(model: unknown): BytePairModel {
   if (!isObject(model)) throw new Error("there is no model");
   const { type = "BPE", vocab, merges } = model;
   if (type !== "BPE") throw new Error(`model.type is ${JSON.stringify(type)}, gemmac reads BPE only`);
@@ -76,7 +77,7 @@ function checkModel(model: unknown): BytePairModel {
     if (!isId(id)) throw new Error(`model.vocab: ${JSON.stringify(token)} has no valid id`);
   if (!Array.isArray(merges)) throw new Error("model.merges is missing");
   for (const key of UNSUPPORTED) if (model[key]) throw new Error(`model.${key} is not supported`);
-  return { ...model, type, merges: merges.map(checkMerge) };
+  return { ...model, type, vocab: vocab as Record<string, number>, merges: merges.map(checkMerge) };
 }
 
 /** Two spellings exist: `"a b"`, and `["a", "b"]` where parts may hold spaces. */
@@ -89,7 +90,7 @@ function checkMerge(merge: unknown, rank: number): Merge {
   throw new Error(`model.merges: entry ${rank} is not a pair of tokens`);
 }
 
-function checkAdded(added: unknown): AddedToken[] {
+export function checkAdded(added: unknown): AddedToken[] {
   if (!Array.isArray(added)) throw new Error("added_tokens is not a list");
   return added.map((token: unknown, i) => {
     if (!isObject(token) || typeof token.content !== "string" || !isId(token.id))

@@ -1,4 +1,4 @@
-import type { ModelFacts } from "../../backends/backend.ts";
+import type { ModelFacts, Step } from "../../backends/backend.ts";
 import { int64Row, type Named, Parts } from "../../backends/onnx/index.ts";
 import { openReference } from "../../backends/reference/index.ts";
 import type { Weights } from "../../backends/weights.ts";
@@ -43,20 +43,46 @@ export interface Proof {
  */
 const allowed = { float: 2e-4, codes: 0.12 } as const;
 
+/** What an artifact is held to. */
+export interface Twin {
+  readonly step: Step;
+  /** The origins that both can show, in the order of the graph. */
+  readonly watch: readonly string[];
+}
+
+/**
+ * Runs the reference interpreter on what an artifact must compute: the checkpoint's own graph where passes were to keep
+ * results, else the graph that they made.
+ */
+export async function runTwin(request: Omit<ProofRequest, "dir">): Promise<Twin> {
+  const { compiled, original, laws, facts, originalFacts, weights, ids, activations } = request;
+  const exact = !laws.includes("free");
+  const inOrder = compiled.values().flatMap((v) => compiled.origins.get(v) ?? []);
+  const watch = inOrder.filter((origin) => Object.hasOwn(activations, origin));
+  const twin = exact
+    ? openReference(original, weights, { facts: originalFacts, watch })
+    : openReference(compiled, weights, { facts, watch });
+  return { step: await twin.append(ids, { last: true }), watch };
+}
+
+/** What the passes of `request` that may change results did to the scores; undefined when there are none. */
+export async function lossOf(
+  { original, laws, originalFacts, weights, ids }: ProofRequest,
+  scores: Float32Array,
+): Promise<RowAgreement | undefined> {
+  if (!laws.includes("free")) return undefined;
+  const plain = openReference(original, weights, { facts: originalFacts });
+  return compare((await plain.append(ids, { last: true })).logits, scores);
+}
+
 /**
  * Runs an ONNX artifact on a few tokens, one layer at a time, each on exact inputs, and compares every named
  * activation with the reference interpreter, which streams the weights: memory stays bounded. Passes that were to
  * keep results are held to the checkpoint's own graph, others to the graph they made.
  */
 export async function prove(request: ProofRequest): Promise<Proof> {
-  const { compiled, original, laws, facts, weights, ids, activations } = request;
-  const exact = !laws.includes("free");
-  const inOrder = compiled.values().flatMap((v) => compiled.origins.get(v) ?? []);
-  const watch = inOrder.filter((origin) => Object.hasOwn(activations, origin));
-  const twin = exact
-    ? openReference(original, weights, { facts: request.originalFacts, watch })
-    : openReference(compiled, weights, { facts, watch });
-  const want = await twin.append(ids, { last: true });
+  const { compiled, facts, ids, activations } = request;
+  const { step: want, watch } = await runTwin(request);
   const parts = await Parts.open(request.dir);
   const feeds = await clientFeeds(facts, ids);
 
@@ -87,11 +113,8 @@ export async function prove(request: ProofRequest): Promise<Proof> {
   if (off / tolerance > worst.share / worst.allowed)
     worst = { origin: "logits", share: off, allowed: tolerance };
   const proof = { ok: worst.share <= worst.allowed, tokens: ids.length, worst, scores: agreement };
-  if (exact) return proof;
-  const plain = await openReference(original, weights, { facts: request.originalFacts }).append(ids, {
-    last: true,
-  });
-  return { ...proof, loss: compare(plain.logits, want.logits) };
+  const loss = await lossOf(request, want.logits);
+  return loss ? { ...proof, loss } : proof;
 }
 
 /** Origins in groups that end where only the residual stream goes on: after the embedding, and after each layer. */
@@ -125,7 +148,8 @@ function rowLength(length: number, tokens: number, vocab: number): number {
   return length > vocab || length % tokens !== 0 ? length : length / tokens;
 }
 
-function shareOff(want: Float32Array, got: Float32Array): number {
+/** The largest difference as a share of the largest value, or of 1 if that is larger. */
+export function shareOff(want: Float32Array, got: Float32Array): number {
   const largest = want.reduce((m, x) => Math.max(m, Math.abs(x)), 1);
   return difference(want, got).max / largest;
 }

@@ -7,6 +7,7 @@ import { parsePipeline } from "../../passes/pipeline.ts";
 import { type Manifest, manifestFile, readManifest } from "../artifact/manifest.ts";
 import { openModel, openOnReference } from "../artifact/open.ts";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";
+import { isTarget, targetTable } from "../target.ts";
 import { loadTokenizer } from "../tokenizer/tokenizer.ts";
 import { compare, difference } from "./compare.ts";
 
@@ -44,8 +45,6 @@ export interface VerifyReport {
 }
 
 const defaultTolerance = 2e-4;
-/** Runtimes round what they multiply with codes to 8 bits; over all layers that adds up. */
-const codesTolerance = 0.2;
 const builtIn = "The quick brown fox jumps over the lazy dog. In the beginning, 3 + 4 = 7.";
 
 /**
@@ -80,7 +79,7 @@ export async function verify(
     try {
       const rounds = quantized(manifest, opened.weights);
       const tally = new Tally(
-        options.tolerance ?? (rounds ? codesTolerance : defaultTolerance),
+        options.tolerance ?? (rounds ? codesTolerance(manifest) : defaultTolerance),
         manifest.facts.vocab,
       );
       for (const [i, ids] of sequences.entries()) {
@@ -97,6 +96,10 @@ export async function verify(
     await opened.close();
   }
 }
+
+/** Runtimes round what they multiply with codes; over all layers that adds up. */
+const codesTolerance = ({ target }: Manifest): number =>
+  isTarget(target) ? targetTable[target].codesTolerance : defaultTolerance;
 
 /** A quantized artifact is held to the checkpoint quantized in the same way, so that only its own faults show. */
 function quantizing({ passes }: Manifest): readonly Pass[] {

@@ -1,0 +1,21 @@
+import { parsePipeline } from "../../passes/pipeline.ts";
+import type { Backend } from "../backend.ts";
+import { emit } from "./emit.ts";
+import { emitters } from "./ops/emitters.ts";
+
+export { build, compiler } from "./build.ts";
+export { layOutC } from "./emit.ts";
+export { graphSource } from "./graphs.ts";
+export { openSession } from "./session.ts";
+
+/** What runs before the C is printed. R is the number of tokens that are scored. */
+const pipeline =
+  "share-tables,fuse,insert-kv-cache,last-logits{rows=R},fuse-quant,fold-weights{work=blockwise,casts=keep}";
+
+export const c = (): Backend => ({
+  name: "c",
+  doc: "One C file with its weights beside it: built by gcc or clang, run on any processor, no libraries.",
+  passes: parsePipeline(pipeline),
+  keeps: (v) => Object.hasOwn(emitters, v.op.name),
+  emit,
+});

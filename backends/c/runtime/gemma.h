@@ -1,0 +1,61 @@
+/* A Gemma model, ready to run on the CPU. One model takes one text at a time; use one from one thread at a time. */
+#ifndef GEMMA_H
+#define GEMMA_H
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct gemma gemma;
+
+typedef struct gemma_options {
+  int threads;    /* 0: as many as there are processors, at most 64 */
+  int capacity;   /* tokens that a text may have; 0: all that the model was made for */
+  int skip_check; /* not 0: do not read all weights once to compare their checksums */
+} gemma_options;
+
+typedef struct gemma_sampling {
+  float temperature; /* 0: always the likeliest token */
+  int top_k;         /* 0: no limit */
+  float top_p;       /* 0 or 1: no limit */
+} gemma_sampling;
+
+/* Maps the weights and starts the threads; options may be NULL. NULL on failure: see gemma_error(NULL). */
+gemma *gemma_create(const char *weights, const gemma_options *options);
+void gemma_free(gemma *g);
+/* Why the last call failed, on one line. With NULL: why the last gemma_create of this thread did. */
+const char *gemma_error(const gemma *g);
+
+/* Feeds tokens after those fed before. Functions that give an int give 0, or -1 on failure. */
+int gemma_prefill(gemma *g, const int32_t *ids, size_t count);
+int gemma_decode(gemma *g, int32_t id);
+/* Feeds tokens and writes the scores after each: scores[count][vocab]. */
+int gemma_score(gemma *g, const int32_t *ids, size_t count, float *scores);
+/* The scores for the next token, gemma_vocab() of them; NULL before anything was fed. Valid until the next call. */
+const float *gemma_logits(const gemma *g);
+/* Draws the next token from those scores. The same seed gives the same text. -1 before anything was fed. */
+int32_t gemma_sample(gemma *g, gemma_sampling how);
+void gemma_seed(gemma *g, uint32_t seed);
+/* Forgets everything fed. */
+void gemma_reset(gemma *g);
+
+int gemma_vocab(void);
+int gemma_context(void);
+int gemma_fed(const gemma *g);
+int gemma_capacity(const gemma *g);
+/* Bytes of weights that one step of one token reads. */
+double gemma_bytes_per_token(void);
+/* What the code was built for, such as "AVX2". */
+const char *gemma_instruction_set(void);
+
+#ifdef GEMMA_TRACE
+/* Calls `see` with every named value as it is computed: rows × columns floats of the tokens just fed. */
+typedef void gemma_see(void *user, const char *name, const float *values, long rows, long columns);
+void gemma_trace(gemma *g, gemma_see *see, void *user);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

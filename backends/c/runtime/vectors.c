@@ -1,0 +1,133 @@
+/*
+ * A small vocabulary of vectors, so that each loop below is written once. vf: floats, vi: as many 32-bit integers,
+ * vh: twice as many 16-bit integers. The instruction set is the one that the compiler was told to use.
+ */
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(GEMMA_PLAIN)
+#include <immintrin.h>
+#define INSTRUCTION_SET "AVX-512 VNNI"
+typedef __m512 vf;
+typedef __m512i vi, vh;
+enum { LANES = 16 };
+static inline vf vf_zero(void) { return _mm512_setzero_ps(); }
+static inline vf vf_all(float x) { return _mm512_set1_ps(x); }
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_of(vi a) { return _mm512_cvtepi32_ps(a); }
+static inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
+static inline vf vf_load_bf16(const uint16_t *p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16));
+}
+static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
+static inline vi vi_dot(vi sum, vh a, vh b) { return _mm512_dpwssd_epi32(sum, a, b); }
+static inline vh vh_load(const int16_t *p) { return _mm512_loadu_si512(p); }
+static inline vh vh_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p)); }
+static inline vh vh_low_i4(const uint8_t *p) {
+  return _mm512_srai_epi16(_mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p)), 12), 12);
+}
+static inline vh vh_high_i4(const uint8_t *p) {
+  return _mm512_srai_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p)), 4);
+}
+static inline vf vf_halves(float low, float high) {
+  return _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(low), _mm512_set1_ps(high));
+}
+static inline int runs_here(void) { return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw"); }
+
+#elif defined(__AVX2__) && defined(__FMA__) && !defined(GEMMA_PLAIN)
+#include <immintrin.h>
+#define INSTRUCTION_SET "AVX2"
+typedef __m256 vf;
+typedef __m256i vi, vh;
+enum { LANES = 8 };
+static inline vf vf_zero(void) { return _mm256_setzero_ps(); }
+static inline vf vf_all(float x) { return _mm256_set1_ps(x); }
+static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+static inline void vf_store(float *p, vf a) { _mm256_storeu_ps(p, a); }
+static inline vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+static inline vf vf_of(vi a) { return _mm256_cvtepi32_ps(a); }
+static inline float vf_sum(vf a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+static inline vf vf_load_bf16(const uint16_t *p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
+}
+static inline vf vf_load_f16(const uint16_t *p) {
+  float x[LANES];
+  for (int i = 0; i < LANES; i++) x[i] = f16_to_f32(p[i]);
+  return _mm256_loadu_ps(x);
+}
+static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
+static inline vi vi_dot(vi sum, vh a, vh b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+static inline vh vh_load(const int16_t *p) { return _mm256_loadu_si256((const void *)p); }
+static inline vh vh_load_i8(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p)); }
+static inline vh vh_low_i4(const uint8_t *p) {
+  return _mm256_srai_epi16(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p)), 12), 12);
+}
+static inline vh vh_high_i4(const uint8_t *p) {
+  return _mm256_srai_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p)), 4);
+}
+static inline vf vf_halves(float low, float high) {
+  return _mm256_blend_ps(_mm256_set1_ps(low), _mm256_set1_ps(high), 0xf0);
+}
+static inline int runs_here(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+#elif defined(__ARM_NEON) && defined(__aarch64__) && !defined(GEMMA_PLAIN)
+#include <arm_neon.h>
+#define INSTRUCTION_SET "NEON"
+typedef float32x4_t vf;
+typedef int32x4_t vi;
+typedef int16x8_t vh;
+enum { LANES = 4 };
+static inline vf vf_zero(void) { return vdupq_n_f32(0); }
+static inline vf vf_all(float x) { return vdupq_n_f32(x); }
+static inline vf vf_load(const float *p) { return vld1q_f32(p); }
+static inline void vf_store(float *p, vf a) { vst1q_f32(p, a); }
+static inline vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+static inline vf vf_of(vi a) { return vcvtq_f32_s32(a); }
+static inline float vf_sum(vf a) { return vaddvq_f32(a); }
+static inline vf vf_load_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+static inline vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+static inline vi vi_zero(void) { return vdupq_n_s32(0); }
+static inline vi vi_dot(vi sum, vh a, vh b) {
+  return vmlal_high_s16(vmlal_s16(sum, vget_low_s16(a), vget_low_s16(b)), a, b);
+}
+static inline vh vh_load(const int16_t *p) { return vld1q_s16(p); }
+static inline vh vh_load_i8(const int8_t *p) { return vmovl_s8(vld1_s8(p)); }
+static inline vh vh_low_i4(const uint8_t *p) {
+  return vshrq_n_s16(vshlq_n_s16(vmovl_s8(vld1_s8((const int8_t *)p)), 12), 12);
+}
+static inline vh vh_high_i4(const uint8_t *p) { return vshrq_n_s16(vmovl_s8(vld1_s8((const int8_t *)p)), 4); }
+static inline vf vf_halves(float low, float high) { return vcombine_f32(vdup_n_f32(low), vdup_n_f32(high)); }
+static inline int runs_here(void) { return 1; }
+
+#else
+#define INSTRUCTION_SET "plain C"
+typedef float vf;
+typedef int32_t vi;
+typedef struct { int16_t a, b; } vh;
+enum { LANES = 1 };
+static inline vf vf_zero(void) { return 0; }
+static inline vf vf_all(float x) { return x; }
+static inline vf vf_load(const float *p) { return *p; }
+static inline void vf_store(float *p, vf a) { *p = a; }
+static inline vf vf_mul(vf a, vf b) { return a * b; }
+static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
+static inline vf vf_of(vi a) { return (float)a; }
+static inline float vf_sum(vf a) { return a; }
+static inline vf vf_load_bf16(const uint16_t *p) { return bf16_to_f32(*p); }
+static inline vf vf_load_f16(const uint16_t *p) { return f16_to_f32(*p); }
+static inline vi vi_zero(void) { return 0; }
+static inline vi vi_dot(vi sum, vh a, vh b) { return sum + a.a * b.a + a.b * b.b; }
+static inline vh vh_load(const int16_t *p) { return (vh){p[0], p[1]}; }
+static inline vh vh_load_i8(const int8_t *p) { return (vh){p[0], p[1]}; }
+static inline vh vh_low_i4(const uint8_t *p) { return (vh){((p[0] & 15) ^ 8) - 8, ((p[1] & 15) ^ 8) - 8}; }
+static inline vh vh_high_i4(const uint8_t *p) { return (vh){((p[0] >> 4) ^ 8) - 8, ((p[1] >> 4) ^ 8) - 8}; }
+static inline vf vf_halves(float low, float high) { return (void)high, low; }
+static inline int runs_here(void) { return 1; }
+#endif
