@@ -1,5 +1,5 @@
-import { join } from "node:path";
-import { isObject, type JsonObject, parseJsonFast, readJson } from "../checkpoint/json.ts";
+import { openFolder } from "../checkpoint/folder.ts";
+import { isObject, type JsonObject, parseJsonFast } from "../checkpoint/json.ts";
 import { isByteToken } from "./byte-fallback.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 import { checkAdded, checkModel } from "./tokenizer-file.ts";
@@ -20,7 +20,7 @@ export async function compactTokenizer(
   dir: string,
   stops: readonly number[],
 ): Promise<Uint8Array | string | undefined> {
-  const json = await readJson(join(dir, "tokenizer.json"), parseJsonFast);
+  const json = await (await openFolder(dir)).json("tokenizer.json", parseJsonFast);
   if (!json) return undefined;
   const cut = cutting(json);
   if (typeof cut === "string") return cut;
