@@ -1,0 +1,131 @@
+import type { Expr, Memory } from "./expr.ts";
+import type { Type } from "./type.ts";
+
+/** One step of a kernel. Names are unique within it. */
+export type Stmt =
+  | { readonly kind: "let"; readonly name: string; readonly value: Expr }
+  | { readonly kind: "var"; readonly name: string; readonly value: Expr }
+  | { readonly kind: "set"; readonly name: string; readonly value: Expr }
+  | { readonly kind: "store"; readonly memory: Memory; readonly index: Expr; readonly value: Expr }
+  /** For name = from; name < to; name += step. A u32. */
+  | {
+      readonly kind: "for";
+      readonly name: string;
+      readonly from: Expr<"u32">;
+      readonly to: Expr<"u32">;
+      readonly step: Expr<"u32">;
+      readonly body: readonly Stmt[];
+    }
+  | {
+      readonly kind: "if";
+      readonly cond: Expr<"bool">;
+      readonly yes: readonly Stmt[];
+      readonly no: readonly Stmt[];
+    }
+  /** Every thread of the group gets here, and sees what the others wrote, before any goes on. */
+  | { readonly kind: "barrier" }
+  /**
+   * Adds up (or takes the largest of) `value` over each `lanes` neighbouring threads; all of them get the result. By
+   * subgroup operations where a target has them, through `scratch` where not; the result may differ in the last bits.
+   */
+  | {
+      readonly kind: "reduce";
+      readonly op: "+" | "max" | "min";
+      readonly lanes: number;
+      readonly results: readonly {
+        readonly name: string;
+        readonly value: Expr<"f32" | "u32" | "i32">;
+      }[];
+    }
+  /** Adds to a counter that all groups share; `name` is what it held before. */
+  | {
+      readonly kind: "count";
+      readonly name: string;
+      readonly memory: Memory<"u32">;
+      readonly index: Expr<"u32">;
+      readonly by: Expr<"u32">;
+    }
+  /** What other groups wrote before they counted is seen after this. */
+  | { readonly kind: "fence" }
+  /** From here on results of earlier kernels may be read. What stands before may run while they still do. */
+  | { readonly kind: "await" }
+  | { readonly kind: "comment"; readonly text: string };
+
+/** A number that the launch passes, the same for all threads. */
+export interface Uniform {
+  readonly name: string;
+  readonly type: "u32" | "f32";
+}
+
+/**
+ * One function that many threads run. A launch has a grid of groups of `threads` each. The buffers are bound in the
+ * order given here.
+ */
+export interface Kernel {
+  /** Unique for what it computes: sizes and formats are part of the name. */
+  readonly name: string;
+  /** One line for whoever reads the artifact. */
+  readonly doc: string;
+  readonly threads: number;
+  readonly buffers: readonly Memory[];
+  readonly uniforms: readonly Uniform[];
+  readonly shared: readonly Memory[];
+  readonly body: readonly Stmt[];
+}
+
+/** Every statement, outer before inner. */
+export function* statements(body: readonly Stmt[]): Generator<Stmt> {
+  for (const s of body) {
+    yield s;
+    if (s.kind === "for") yield* statements(s.body);
+    if (s.kind === "if") {
+      yield* statements(s.yes);
+      yield* statements(s.no);
+    }
+  }
+}
+
+/** Whether threads meet in `s`: then all of them must get there. */
+export function meets(s: Stmt): boolean {
+  if (s.kind === "barrier" || s.kind === "reduce") return true;
+  if (s.kind === "for") return s.body.some(meets);
+  return s.kind === "if" && (s.yes.some(meets) || s.no.some(meets));
+}
+
+/** The expressions that `s` itself reads, not those of statements inside it. */
+export function reads(s: Stmt): readonly Expr[] {
+  switch (s.kind) {
+    case "let":
+    case "var":
+    case "set":
+      return [s.value];
+    case "store":
+      return [s.index, s.value];
+    case "for":
+      return [s.from, s.to, s.step];
+    case "if":
+      return [s.cond];
+    case "reduce":
+      return s.results.map((r) => r.value);
+    case "count":
+      return [s.index, s.by];
+    default:
+      return [];
+  }
+}
+
+/** The variables that `s` itself declares. */
+export function declares(s: Stmt): readonly { readonly name: string; readonly type: Type }[] {
+  switch (s.kind) {
+    case "let":
+    case "var":
+      return [{ name: s.name, type: s.value.type }];
+    case "for":
+    case "count":
+      return [{ name: s.name, type: "u32" }];
+    case "reduce":
+      return s.results.map((r) => ({ name: r.name, type: r.value.type }));
+    default:
+      return [];
+  }
+}
