@@ -1,7 +1,7 @@
 import { checkKernel } from "./check.ts";
 import { type Builtin, Expr, literal, type Memory, u32 } from "./expr.ts";
 import type { Kernel, Stmt, Uniform } from "./kernel.ts";
-import { lanes, type Type } from "./type.ts";
+import type { Type } from "./type.ts";
 
 /** Memory that can be read. */
 export interface Readable<T extends Type> {
@@ -43,6 +43,7 @@ export class KernelBuilder {
   readonly #buffers: Memory[] = [];
   readonly #uniforms: Uniform[] = [];
   readonly #shared: Memory[] = [];
+  readonly #tables: Memory[] = [];
   readonly #names = new Set<string>();
   #body: Stmt[] = [];
 
@@ -65,6 +66,12 @@ export class KernelBuilder {
   shared<T extends Type>(name: string, type: T, length: number): Writable<T> {
     const memory: Memory<T> = { name: this.#unique(name), type, space: "shared", length };
     this.#shared.push(memory);
+    return this.#access(memory);
+  }
+  /** Known numbers, looked up by an index that is not known. */
+  table(name: string, values: readonly number[]): Readable<"f32"> {
+    const memory: Memory<"f32"> = { name: this.#unique(name), type: "f32", space: "table", values };
+    this.#tables.push(memory);
     return this.#access(memory);
   }
   /** Counts that all groups add to. `add` gives what was there before. */
@@ -157,6 +164,7 @@ export class KernelBuilder {
       buffers: this.#buffers,
       uniforms: this.#uniforms,
       shared: this.#shared,
+      tables: this.#tables,
       body: this.#body,
     };
     checkKernel(kernel);
@@ -180,7 +188,7 @@ export class KernelBuilder {
     return this.#access(memory);
   }
   #access<T extends Type>(memory: Memory<T>): Writable<T> {
-    const fixed = memory.space === "weight" || memory.space === "input";
+    const fixed = memory.space !== "output" && memory.space !== "shared";
     return {
       at: (i) => {
         const at = index(i);
@@ -231,6 +239,3 @@ export function kernel(
 
 /** 0, 1, …, n - 1: loops that unroll. */
 export const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
-
-/** Elements that `n` threads' worth of lanes need, rounded up. */
-export const lanesOf = (type: Type): number => lanes(type).count;

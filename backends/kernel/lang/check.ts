@@ -15,7 +15,7 @@ export function checkKernel(k: Kernel): void {
     const { node } = e;
     if (node.kind === "name" && node.of === "local" && !known.has(node.name))
       fail(`${node.name} is read where it is not declared`);
-    if (node.kind === "load" && !ready && node.memory.space !== "weight" && node.memory.space !== "shared")
+    if (node.kind === "load" && !ready && (node.memory.space === "input" || node.memory.space === "output"))
       fail(`${node.memory.name} is read before await(); only weights may be`);
     for (const p of parts(e)) look(p, known);
   };

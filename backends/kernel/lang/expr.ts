@@ -16,14 +16,16 @@ export type Packing = "i8x4" | "i4x4.low" | "i4x4.high" | "f16x2" | "bf16x2";
 /**
  * Memory that a kernel sees. "weight" never changes, so that it may be read before the kernels before this one are
  * done; "input" was written by one of them; "output" is written here; "counter" is added to by many groups at once
- * and starts at zero; "shared" belongs to the threads of one group.
+ * and starts at zero; "shared" belongs to the threads of one group; a "table" is part of the kernel's text.
  */
 export interface Memory<T extends Type = Type> {
   readonly name: string;
   readonly type: T;
-  readonly space: "weight" | "input" | "output" | "counter" | "shared";
+  readonly space: "weight" | "input" | "output" | "counter" | "shared" | "table";
   /** Elements; shared memory only. */
   readonly length?: number;
+  /** What a table holds. */
+  readonly values?: readonly number[];
 }
 
 export type Node =

@@ -70,6 +70,7 @@ export interface Kernel {
   readonly buffers: readonly Memory[];
   readonly uniforms: readonly Uniform[];
   readonly shared: readonly Memory[];
+  readonly tables: readonly Memory[];
   readonly body: readonly Stmt[];
 }
 

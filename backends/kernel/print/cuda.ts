@@ -1,0 +1,201 @@
+import { type Kernel, lanes, type Memory, type Stmt, type Type } from "../lang/index.ts";
+import { bitsOf, type Dialect, decimal, expressions } from "./expression.ts";
+import { comment, Lines, printBody, type reducers, rows, type StatementPrinters } from "./statement.ts";
+
+const scalars = { f32: "float", i32: "int", u32: "unsigned", bool: "bool" } as const;
+const vectors = { f32: "float", i32: "int", u32: "uint" } as const;
+const type = (t: Type): string => {
+  const { scalar, count } = lanes(t);
+  return count === 1 || scalar === "bool" ? scalars[scalar] : `${vectors[scalar]}${count}`;
+};
+
+const functions: Readonly<Record<string, string>> = {
+  exp: "expf",
+  tanh: "tanhf",
+  sqrt: "sqrtf",
+  rsqrt: "rsqrtf",
+  sin: "sinf",
+  cos: "cosf",
+  floor: "floorf",
+  pow: "powf",
+};
+const floats: Readonly<Record<string, string>> = { min: "fminf", max: "fmaxf", abs: "fabsf" };
+
+const dialect: Dialect = {
+  type,
+  literal: (scalar, value) => {
+    if (scalar === "f32") {
+      const v = Number(value);
+      return Number.isFinite(Math.fround(v)) ? `${decimal(v)}f` : `__uint_as_float(${bitsOf(v)}u)`;
+    }
+    return scalar === "u32" ? `${value}u` : `${value}`;
+  },
+  name: (name) => name,
+  builtins: {
+    thread: "threadIdx.x",
+    "group.x": "blockIdx.x",
+    "group.y": "blockIdx.y",
+    "group.z": "blockIdx.z",
+    "groups.x": "gridDim.x",
+  },
+  call: (op, t, args) => {
+    const one = functions[op] ?? (t === "f32" ? floats[op] : undefined) ?? op;
+    return `${lanes(t).count > 1 ? op : one}(${args.join(", ")})`;
+  },
+  select: (cond, yes, no) => `(${cond} ? ${yes} : ${no})`,
+  convert: (to, a) => (lanes(to).count > 1 ? `to_${type(to)}(${a})` : `(${type(to)})(${a})`),
+  bits: (to, a) => `bits_as<${type(to)}>(${a})`,
+  load: (m, index) =>
+    m.space === "weight" && m.type === "u32x4" ? `stream(${m.name} + ${index})` : `${m.name}[${index}]`,
+  lane: (a, i) => `${a}.${"xyzw"[i]}`,
+  vector: (t, parts) => {
+    const all = parts.length === lanes(t).count ? parts : Array(lanes(t).count).fill(parts[0]);
+    return `make_${type(t)}(${all.join(", ")})`;
+  },
+  unpack: {
+    i8x4: (a) => `unpack_i8(${a})`,
+    "i4x4.low": (a) => `unpack_i4(${a})`,
+    "i4x4.high": (a) => `unpack_i4((${a}) >> 16)`,
+    f16x2: (a) => `unpack_f16(${a})`,
+    bf16x2: (a) => `unpack_bf16(${a})`,
+  },
+  packHalves: (a) => `pack_f16(${a})`,
+  dot4i8: (a, b) => `__dp4a((int)(${a}), (int)(${b}), 0)`,
+};
+
+/** What the kernels call; once, before the first of them. */
+export const cudaPrelude = `#include <cuda_fp16.h>
+
+template <typename To, typename From> static __device__ __forceinline__ To bits_as(From a) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To b;
+  memcpy(&b, &a, sizeof b);
+  return b;
+}
+#define LANEWISE(op) \\
+  static __device__ __forceinline__ float4 operator op(float4 a, float4 b) { \\
+    return make_float4(a.x op b.x, a.y op b.y, a.z op b.z, a.w op b.w); } \\
+  static __device__ __forceinline__ float4 operator op(float4 a, float b) { return a op make_float4(b, b, b, b); } \\
+  static __device__ __forceinline__ float2 operator op(float2 a, float2 b) { return make_float2(a.x op b.x, a.y op b.y); } \\
+  static __device__ __forceinline__ float2 operator op(float2 a, float b) { return a op make_float2(b, b); }
+LANEWISE(+) LANEWISE(-) LANEWISE(*) LANEWISE(/)
+#undef LANEWISE
+/** Kernels of one stream may overlap: what earlier ones wrote is there from here on. */
+static __device__ __forceinline__ void await_inputs() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+/** Weights are read once: they should not push activations out of the caches. */
+static __device__ __forceinline__ uint4 stream(const uint4 *p) { return __ldcs(p); }
+static __device__ __forceinline__ float4 unpack_i8(unsigned codes) {
+  return make_float4((float)(signed char)codes, (float)(signed char)(codes >> 8), (float)(signed char)(codes >> 16),
+                     (float)(signed char)(codes >> 24));
+}
+static __device__ __forceinline__ float4 unpack_i4(unsigned codes) {
+  return make_float4((float)((int)(codes << 28) >> 28), (float)((int)(codes << 24) >> 28),
+                     (float)((int)(codes << 20) >> 28), (float)((int)(codes << 16) >> 28));
+}
+static __device__ __forceinline__ float2 unpack_f16(unsigned halves) { return __half22float2(bits_as<__half2>(halves)); }
+static __device__ __forceinline__ float2 unpack_bf16(unsigned halves) {
+  return make_float2(__uint_as_float(halves << 16), __uint_as_float(halves & 0xffff0000u));
+}
+static __device__ __forceinline__ unsigned pack_f16(float2 a) { return bits_as<unsigned>(__floats2half2_rn(a.x, a.y)); }
+
+struct Sum { template <typename T> static __device__ __forceinline__ T of(T a, T b) { return a + b; } };
+struct Max { template <typename T> static __device__ __forceinline__ T of(T a, T b) { return a < b ? b : a; } };
+struct Min { template <typename T> static __device__ __forceinline__ T of(T a, T b) { return b < a ? b : a; } };
+/** Each of n values, combined over \`lanes\` neighbouring threads; all of them get the results. */
+template <typename Op, int lanes, int threads, typename T, int n>
+static __device__ __forceinline__ void reduce(T (&values)[n]) {
+  constexpr int warp = lanes < 32 ? lanes : 32;
+#pragma unroll
+  for (int step = warp / 2; step > 0; step /= 2)
+#pragma unroll
+    for (int i = 0; i < n; i++) values[i] = Op::of(values[i], __shfl_xor_sync(0xffffffffu, values[i], step));
+  if constexpr (lanes > 32) {
+    __shared__ T parts[n][threads / 32];
+    const int first = threadIdx.x / lanes * (lanes / 32);
+    if ((threadIdx.x & 31) == 0)
+      for (int i = 0; i < n; i++) parts[i][threadIdx.x / 32] = values[i];
+    __syncthreads();
+    for (int i = 0; i < n; i++) {
+      values[i] = parts[i][first];
+      for (int w = 1; w < lanes / 32; w++) values[i] = Op::of(values[i], parts[i][first + w]);
+    }
+    __syncthreads();
+  }
+}
+`;
+
+const operations = { "+": "Sum", max: "Max", min: "Min" } as const satisfies Record<
+  keyof typeof reducers,
+  string
+>;
+
+/** One __global__ function: buffers in order, then uniforms. */
+export function cuda(k: Kernel): string {
+  const expression = expressions(dialect);
+  const out = new Lines();
+  const body = (stmts: readonly Stmt[]) => printBody(stmts, printers);
+  const waits = { found: false };
+  const printers: StatementPrinters = {
+    let: (s) => out.add(`const ${type(s.value.type)} ${s.name} = ${expression(s.value)};`),
+    var: (s) => out.add(`${type(s.value.type)} ${s.name} = ${expression(s.value)};`),
+    set: (s) => out.add(`${s.name} = ${expression(s.value)};`),
+    store: (s) => out.add(`${s.memory.name}[${expression(s.index)}] = ${expression(s.value)};`),
+    for: (s) => {
+      const [from, to, step] = [s.from, s.to, s.step].map(expression);
+      const head = `for (unsigned ${s.name} = ${from}; ${s.name} < ${to}; ${s.name} += ${step})`;
+      out.block(head, () => body(s.body));
+    },
+    if: (s) => {
+      const otherwise = s.no.length > 0;
+      out.block(`if (${expression(s.cond)})`, () => body(s.yes), otherwise ? "} else {" : "}");
+      if (otherwise) out.block("", () => body(s.no));
+    },
+    barrier: () => out.add("__syncthreads();"),
+    reduce: (s) => {
+      const first = s.results[0];
+      if (!first) return;
+      const all = `${s.results.map((r) => r.name).join("_")}_all`;
+      out.add(
+        `${type(first.value.type)} ${all}[] = {${s.results.map((r) => expression(r.value)).join(", ")}};`,
+        `reduce<${operations[s.op]}, ${s.lanes}, ${k.threads}>(${all});`,
+        ...s.results.map((r, i) => `const ${type(r.value.type)} ${r.name} = ${all}[${i}];`),
+      );
+    },
+    count: (s) =>
+      out.add(
+        `const unsigned ${s.name} = atomicAdd(${s.memory.name} + ${expression(s.index)}, ${expression(s.by)});`,
+      ),
+    fence: () => out.add("__threadfence();"),
+    await: () => {
+      waits.found = true;
+      out.add("await_inputs();");
+    },
+    comment: (s) => out.add(...comment(s.text)),
+  };
+  const parameters = [
+    ...k.buffers.map((m) => `${pointer(m)}${m.name}`),
+    ...k.uniforms.map((u) => `${scalars[u.type]} ${u.name}`),
+  ];
+  const inner = new Lines();
+  body(k.body);
+  inner.add(...comment(k.doc));
+  for (const m of k.tables)
+    inner.add(`static __constant__ float ${k.name}_${m.name}[] = {`, ...rows(m.values ?? []), "};");
+  inner.add(`__global__ void __launch_bounds__(${k.threads})`);
+  inner.block(`${k.name}(${parameters.join(", ")})`, () => {
+    for (const m of k.tables) inner.add(`const float *${m.name} = ${k.name}_${m.name};`);
+    for (const m of k.shared) inner.add(`__shared__ ${type(m.type)} ${m.name}[${m.length}];`);
+    if (!waits.found) inner.add("await_inputs();");
+    inner.add(...out.toString().trimEnd().split("\n"));
+  });
+  return inner.toString();
+}
+
+const pointer = (m: Memory): string => {
+  const fixed = m.space === "weight" || m.space === "input";
+  return `${fixed ? "const " : ""}${type(m.type)} *__restrict__ `;
+};
