@@ -57,22 +57,29 @@ function growing(g: Graph): Style {
 const hidden = 1 << 30;
 
 /**
- * Slot s holds position s; slots past the last token lie in the future. In a ring slot s holds the latest position
- * before `start` that is s modulo its length. Fresh keys stand beside the ring, as they may push out what the first
- * of their own queries still see.
+ * The position that each slot of a ring of `window` holds before the token at `start` is written: the latest before
+ * `start` that is the slot's index modulo its length. Slots that hold nothing yet say `hidden`.
+ */
+export function ringPositions(start: Value, window: number, slots: Value): Value {
+  const latest = sub(start, 1);
+  const held = sub(latest, mod(sub(latest, slots), { by: window }));
+  return select(less_equal(0, held), held, hidden);
+}
+
+/**
+ * Slot s holds position s; slots past the last token lie in the future. Fresh keys stand beside a ring, as they may
+ * push out what the first of their own queries still see.
  */
 function inPlace(g: Graph, capacity: number): Style {
   const start = param({ name: "start", type: tensor("i32") });
   const isRing = (window: number) => window > 0 && window < capacity;
   const slots = (n: number) => iota({ shape: [batch(g), n], dtype: "i32" });
-  const latest = sub(start, 1);
   return {
     inputs: [start],
     overwrites: true,
     positions(fresh, window) {
       if (!isRing(window)) return slots(capacity);
-      const held = sub(latest, mod(sub(latest, slots(window)), { by: window }));
-      return concat(select(less_equal(0, held), held, hidden), fresh);
+      return concat(ringPositions(start, window, slots(window)), fresh);
     },
     join(name, fresh, window) {
       const ring = isRing(window);

@@ -207,17 +207,16 @@ const splat = (type: Type, one: Expr): Expr =>
     one.uniform,
   );
 
-/** A vector of these lanes. */
-export function vector<S extends "f32" | "i32" | "u32">(
-  ...parts: readonly Expr<S>[]
-): Expr<Extract<Type, `${S}x4`>> {
-  const type = `${parts[0]?.type}x${parts.length}` as Extract<Type, `${S}x4`>;
-  return new Expr(
+const gathered = <T extends Type>(type: T, parts: readonly Expr[]): Expr<T> =>
+  new Expr(
     type,
     { kind: "vector", lanes: parts },
     parts.every((p) => p.uniform),
   );
-}
+
+/** Vectors of these lanes. */
+export const pair = (a: Expr<"f32">, b: Expr<"f32">): Expr<"f32x2"> => gathered("f32x2", [a, b]);
+export const quad = (...parts: readonly Expr<"f32">[]): Expr<"f32x4"> => gathered("f32x4", parts);
 
 function lift(like: Expr, b: Expr | number): Expr {
   return typeof b === "number" ? literal(lanes(like.type).scalar, b) : b;

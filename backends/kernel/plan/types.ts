@@ -35,9 +35,9 @@ export interface State {
    * "cache": keys or values, the graph's input and output of that name, updated in place; starts at zero.
    * "step": the graph's whole-number inputs, i32, at the places that `StepInput` tells.
    * "counters": u32, starts at zero and is left at zero.
-   * "scratch": for whatever a plan keeps besides, such as what the sampler reads.
+   * "input": another input of the graph, a word of 32 bits for each element.
    */
-  readonly kind: "cache" | "step" | "counters" | "scratch";
+  readonly kind: "cache" | "step" | "counters" | "input";
 }
 
 /** An i32 input of the graph, for at most `length` numbers from element `at` of the step state. */
@@ -60,10 +60,12 @@ export type Binding =
   /** Activations, which share one arena. `bytes` is for the longest chunk. */
   | { readonly space: "arena"; readonly offset: number; readonly bytes: number };
 
-/** ⌈of / per⌉ groups: a size of the graph, known when it is launched. */
+/** ⌈of / per⌉ groups, but no more than `most`: a size of the graph, known when it is launched. */
 export interface Extent {
   readonly of: Dim;
   readonly per: number;
+  /** Set where groups walk on by the size of the grid. */
+  readonly most?: number;
 }
 
 /** One launch. */
@@ -126,6 +128,10 @@ export interface Device {
   readonly bindingBytes: number;
   /** Buffers that one kernel can be bound to. */
   readonly buffers: number;
+  /** Whether a kernel may start while the one before it ends: then its first weights are loaded ahead. */
+  readonly prefetch: boolean;
+  /** The most groups that may share the keys of one query. */
+  readonly splits: number;
   /** Whether groups can see each other's writes within one launch (a fence and a counter). */
   readonly lastArriver: boolean;
 }

@@ -182,11 +182,12 @@ export function c(k: Kernel): string {
     set: (s) => out.add(`${arrays.has(s.name) ? `${s.name}[thread]` : s.name} = ${expression(s.value)};`),
     store: (s) => out.add(`${s.memory.name}[${expression(s.index)}] = ${expression(s.value)};`),
     for: (s) => out.block(head(s), () => leaf(s.body)),
-    if: (s) => {
-      const otherwise = s.no.length > 0;
-      out.block(`if (${expression(s.cond)})`, () => leaf(s.yes), otherwise ? "} else {" : "}");
-      if (otherwise) out.block("", () => leaf(s.no));
-    },
+    if: (s) =>
+      out.branch(
+        `if (${expression(s.cond)})`,
+        () => leaf(s.yes),
+        s.no.length > 0 ? () => leaf(s.no) : undefined,
+      ),
     barrier: unreachable,
     reduce: unreachable,
     count: (s) => {
@@ -232,11 +233,12 @@ export function c(k: Kernel): string {
       for (const { name } of s.results) out.add(`${call}(${name}, ${k.threads}u, ${s.lanes}u);`);
     },
     for: (s) => out.block(head(s), () => region(s.body)),
-    if: (s) => {
-      const otherwise = s.no.length > 0;
-      out.block(`if (${expression(s.cond)})`, () => region(s.yes), otherwise ? "} else {" : "}");
-      if (otherwise) out.block("", () => region(s.no));
-    },
+    if: (s) =>
+      out.branch(
+        `if (${expression(s.cond)})`,
+        () => region(s.yes),
+        s.no.length > 0 ? () => region(s.no) : undefined,
+      ),
   };
 
   const text = new Lines();

@@ -149,11 +149,12 @@ export function cuda(k: Kernel): string {
       const head = `for (unsigned ${s.name} = ${from}; ${s.name} < ${to}; ${s.name} += ${step})`;
       out.block(head, () => body(s.body));
     },
-    if: (s) => {
-      const otherwise = s.no.length > 0;
-      out.block(`if (${expression(s.cond)})`, () => body(s.yes), otherwise ? "} else {" : "}");
-      if (otherwise) out.block("", () => body(s.no));
-    },
+    if: (s) =>
+      out.branch(
+        `if (${expression(s.cond)})`,
+        () => body(s.yes),
+        s.no.length > 0 ? () => body(s.no) : undefined,
+      ),
     barrier: () => out.add("__syncthreads();"),
     reduce: (s) => {
       const first = s.results[0];

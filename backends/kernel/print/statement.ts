@@ -17,6 +17,15 @@ export class Lines {
     this.#depth--;
     this.add(tail);
   }
+  /** `head {`, `yes`, and with a `no` that too: `} else {`, `no`, `}`. */
+  branch(head: string, yes: () => void, no: (() => void) | undefined): void {
+    this.block(head, yes, no ? "} else {" : "}");
+    if (!no) return;
+    this.#depth++;
+    no();
+    this.#depth--;
+    this.add("}");
+  }
   toString(): string {
     return `${this.#lines.join("\n")}\n`;
   }

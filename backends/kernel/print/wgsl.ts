@@ -107,11 +107,12 @@ export function wgsl(k: Kernel, { subgroups = false }: WgslOptions = {}): string
       const [from, to, step] = [s.from, s.to, s.step].map(expression);
       out.block(`for (var ${s.name} = ${from}; ${s.name} < ${to}; ${s.name} += ${step})`, () => body(s.body));
     },
-    if: (s) => {
-      const otherwise = s.no.length > 0;
-      out.block(`if (${expression(s.cond)})`, () => body(s.yes), otherwise ? "} else {" : "}");
-      if (otherwise) out.block("", () => body(s.no));
-    },
+    if: (s) =>
+      out.branch(
+        `if (${expression(s.cond)})`,
+        () => body(s.yes),
+        s.no.length > 0 ? () => body(s.no) : undefined,
+      ),
     barrier: () => out.add("workgroupBarrier();"),
     reduce: (s) => {
       const scalar = s.results[0]?.value.type as Scalar;

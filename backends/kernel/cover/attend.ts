@@ -1,0 +1,128 @@
+import { times } from "../../../ir/dim.ts";
+import type { Value } from "../../../ir/graph.ts";
+import { attention, concat, iota, reshape, transpose } from "../../../ir/ops/index.ts";
+import { ringPositions } from "../../../passes/kv-cache.ts";
+import { type AttentionShape, attention as attentionKernel, combine, queriesAtOnce } from "../library/attention.ts";
+import { storedBy } from "./heads.ts";
+import { value } from "./product.ts";
+import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
+
+/** Attention, with the heads put side by side again where the model does that next. */
+export const attend: Tile = {
+  name: "attend",
+  match(v, scene) {
+    const merged = reshape.of(v);
+    const swapped = merged && transpose.of(merged.x);
+    const inner = swapped && attention.of(swapped.x);
+    if (swapped && inner && String(swapped.attrs.perm) === "0,2,1,3" && scene.uses(swapped.x) === 1) {
+      const rows = inner.q.fixed(1) * inner.q.fixed(3);
+      if (v.type.rank === 3 && v.shape[2] === rows && v.shape[1] === inner.q.shape[2])
+        return match(v, swapped.x, scene, (a) => reshape(transpose(a, swapped.attrs), merged.attrs));
+    }
+    return attention.of(v) ? match(v, v, scene, (a) => a) : undefined;
+  },
+};
+
+/** Where the keys are, and which positions they hold. */
+interface Keys {
+  readonly needs: readonly Value[];
+  readonly bind: Readonly<Record<string, Bound>>;
+  readonly slots: number | Value;
+  readonly fresh: boolean;
+  readonly positions: AttentionShape["positions"];
+}
+
+function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): Match | undefined {
+  const given = attention.of(a);
+  if (!given || a.shape[0] !== 1 || a.dtype !== "f32") return undefined;
+  const { q, attrs } = given;
+  const [H, G, D] = [q.fixed(1), given.k.fixed(1), q.fixed(3)];
+  const queryPositions = scene.stepAt(given.qpos);
+  if (D % 4 !== 0 || queryPositions === undefined) return undefined;
+  const keys = keysOf(given, scene);
+  const tokens = q.type.at(2);
+  const { device } = scene;
+  const shared = H / G;
+  const most = queriesAtOnce(D, device.sharedBytes);
+  const rows = tokens === 1 ? Math.min(most, shared) : most;
+  const known = typeof keys.slots === "number" ? keys.slots : undefined;
+  const splits = tokens === 1 && known ? Math.min(device.splits, Math.ceil(known / 32)) : 1;
+  const shape: AttentionShape = {
+    heads: H,
+    kvHeads: G,
+    headDim: D,
+    ...attrs,
+    slots: known ?? "uniform",
+    fresh: keys.fresh,
+    positions: keys.positions,
+    queryPositions,
+    rows,
+    splits,
+    byToken: v !== a,
+  };
+  return {
+    makes: [v],
+    rebuilt: [finish(attention(q, given.k, given.v, given.qpos, given.kpos, attrs))],
+    needs: [q, ...keys.needs],
+    launches: () => {
+      const kernel = attentionKernel(shape, device);
+      const bind: Record<string, Bound> = { q: value(q), step: { kind: "step" }, ...keys.bind };
+      const slots = typeof keys.slots === "number" ? keys.slots : keys.slots.type.at(2);
+      const uniforms = { tokens, slots };
+      const tiles = { of: times(tokens, shared), per: rows };
+      const grid = [tiles, { of: G, per: 1 }, { of: splits, per: 1 }] as const;
+      if (splits === 1) return [{ kernel, bind: { ...bind, y: value(v) }, uniforms, grid }];
+      const parts: Bound = { kind: "scratch", scratch: { rows: splits * H, columns: D } };
+      const stats: Bound = { kind: "scratch", scratch: { rows: splits * H, columns: 2 } };
+      const threads = Math.min(device.threads, 2 ** Math.ceil(Math.log2(D / 4)));
+      const joined: Launch = {
+        kernel: combine(shape, threads),
+        bind: { parts, stats, y: value(v) },
+        uniforms: { tokens },
+        grid: [
+          { of: shared, per: 1 },
+          { of: G, per: 1 },
+        ],
+      };
+      return [{ kernel, bind: { ...bind, parts, stats }, uniforms, grid }, joined];
+    },
+  };
+}
+
+function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scene): Keys {
+  const { k, v, qpos, kpos, attrs } = given;
+  const [keys, values] = [storedBy(k, scene), storedBy(v, scene)];
+  const S = k.type.at(2);
+  const slotted = typeof S === "number" && kpos === iota({ shape: [1, S], dtype: "i32" });
+  if (slotted && attrs.causal)
+    return { needs: [k, v], bind: { key: value(k), value: value(v) }, slots: S, fresh: false, positions: { kind: "slot" } };
+  const ring = keys.past && values.past && keys.start && keys.start === values.start ? keys : undefined;
+  const slots = ring?.past && iota({ shape: [1, ring.slots], dtype: "i32" });
+  const isRing =
+    slots && ring.start && attrs.causal && attrs.window === ring.slots && keys.slots === values.slots &&
+    kpos === concat(ringPositions(ring.start, ring.slots, slots), qpos);
+  const start = ring?.start && scene.stepAt(ring.start);
+  if (keys.kind === "ring" && values.kind === "ring" && isRing && start !== undefined) {
+    // Written already, each slot holds the latest position up to the token's own: all that a window of this size shows.
+    const bind = { key: value(keys.made), value: value(values.made) };
+    return { needs: [keys.made, values.made], bind, slots: keys.slots, fresh: false, positions: { kind: "ring", start } };
+  }
+  const at = scene.stepAt(kpos);
+  const positions = { kind: "listed", from: at ?? 0 } as const;
+  const list: Bound = at === undefined ? value(kpos) : { kind: "step" };
+  const listed = at === undefined ? [kpos] : [];
+  const beside = [concat.of(k), concat.of(v)] as const;
+  if (keys.past && values.past && beside[0] && beside[1] && keys.kind === "fresh" && values.kind === "fresh") {
+    const [a, b] = beside;
+    const bind = {
+      key: value(a.a),
+      value: value(b.a),
+      fresh_key: value(a.b),
+      fresh_value: value(b.b),
+      slot_positions: list,
+    };
+    return { needs: [a.a, b.a, a.b, b.b, ...listed], bind, slots: keys.slots, fresh: true, positions };
+  }
+  const bind = { key: value(k), value: value(v), slot_positions: list };
+  return { needs: [k, v, ...listed], bind, slots: k, fresh: false, positions };
+}

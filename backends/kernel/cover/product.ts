@@ -1,0 +1,287 @@
+import { type Dim, product as productOf } from "../../../ir/dim.ts";
+import type { Value } from "../../../ir/graph.ts";
+import {
+  add,
+  constant,
+  geglu,
+  gelu,
+  gelu_erf,
+  linear,
+  mul,
+  param,
+  quant_linear,
+  rms_norm,
+  silu,
+  slice,
+  softcap,
+} from "../../../ir/ops/index.ts";
+import type { Op, Schema } from "../../../ir/op.ts";
+import { type Format, isStored } from "../library/format.ts";
+import { gemm, tileOf } from "../library/gemm.ts";
+import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/gemv.ts";
+import type { Activation } from "../library/math.ts";
+import type { Device, PackedWeight } from "../plan/types.ts";
+import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
+
+export const one = { of: 1, per: 1 } as const;
+export const value = (v: Value): Bound => ({ kind: "value", value: v });
+export const whole = (weight: PackedWeight, chunk = 0): Bound => ({ kind: "weight", weight, chunk });
+/** How many rows of `columns` numbers there are. */
+export const rowsOf = (v: Value): Dim => productOf(v.shape.slice(0, -1));
+export const cutFor = (d: Device): Cut => ({ threads: d.threads, lanes: d.lanes, prefetch: d.prefetch });
+
+/** A product by a stored matrix, as linear or quant_linear spells it. */
+export interface Product {
+  readonly x: Value;
+  readonly rows: number;
+  readonly columns: number;
+  readonly format: Format;
+  /** The matrix's codes or floats, then scales and zeros where it has them. */
+  readonly weights: readonly Value[];
+  /** The same product of another vector. */
+  over(x: Value): Value;
+}
+
+/** `v` as a product that the kernels can read. */
+export function productOfWeights(v: Value, scene: Pick<Scene, "stored">): Product | undefined {
+  const plain = linear.of(v);
+  if (plain) {
+    const stored = scene.stored(plain.w);
+    if (!stored || stored.type.rank !== 2 || !isStored(stored.dtype) || v.dtype !== "f32") return undefined;
+    const columns = stored.fixed(1);
+    if (columns % 4 !== 0 || stored.dtype === "i8" || stored.dtype === "i4") return undefined;
+    return {
+      x: plain.x,
+      rows: stored.fixed(0),
+      columns,
+      format: { dtype: stored.dtype, block: 0, zero: false },
+      weights: [stored],
+      over: (x) => linear(x, plain.w),
+    };
+  }
+  const coded = quant_linear.of(v);
+  if (!coded) return undefined;
+  const format = codedFormat(coded.codes, coded.scale, coded.zero, scene);
+  if (!format) return undefined;
+  return {
+    x: coded.x,
+    rows: coded.codes.fixed(0),
+    columns: coded.codes.fixed(1),
+    format,
+    weights: [coded.codes, coded.scale, ...(format.zero ? [coded.zero] : [])],
+    over: (x) => quant_linear(x, coded.codes, coded.scale, coded.zero),
+  };
+}
+
+/** How codes with these scales and zeros are read, if the kernels can. */
+export function codedFormat(
+  codes: Value,
+  scale: Value,
+  zero: Value,
+  scene: Pick<Scene, "stored">,
+): Format | undefined {
+  const { dtype } = codes;
+  if (dtype !== "i8" && dtype !== "i4") return undefined;
+  const [columns, blocks] = [codes.fixed(1), scale.fixed(1)];
+  const block = columns / blocks;
+  const step = dtype === "i8" ? 16 : 32;
+  const fits = columns % 4 === 0 && block % 4 === 0 && (block % step === 0 || step % block === 0 || blocks === 1);
+  const isZero = zero.op === constant && zero.attrs.value === 0;
+  const weights = [codes, scale, ...(isZero ? [] : [zero])];
+  if (!fits || (!isZero && zero.type.rank !== 2) || !weights.every((w) => scene.stored(w) === w)) return undefined;
+  return { dtype, block, zero: !isZero };
+}
+
+/** The buffers that `Matrix` declares, for products whose matrices lie below one another. */
+export function packed(products: readonly Product[], scene: Scene): readonly [name: string, weight: PackedWeight][] {
+  const names = ["weight", "scales", "zeros"];
+  const first = products[0] as Product;
+  return first.weights.map((_, i) => [
+    names[i] as string,
+    scene.pack(
+      products.map((p) => p.weights[i] as Value),
+      i === 0 ? "matrix" : "numbers",
+    ),
+  ]);
+}
+
+/** The scale of a norm, where kernels can read it. */
+export const plainVector = (v: Value, scene: Pick<Scene, "stored">): boolean =>
+  v.op === param && v.dtype === "f32" && v.type.rank === 1 && scene.stored(v) === v;
+
+/** What comes before and after a product. */
+interface Shape {
+  readonly products: readonly Product[];
+  readonly epilogue: Epilogue;
+  readonly residual?: Value;
+  /** What is left when the product is `p`. */
+  rebuild(products: readonly Value[]): Value;
+}
+
+const gates: readonly { readonly op: Op<readonly ["x"], Schema>; readonly name: Activation }[] = [
+  { op: gelu, name: "gelu" },
+  { op: gelu_erf, name: "gelu_erf" },
+  { op: silu, name: "silu" },
+] as never;
+
+/** Reads `v` from its end: what is added, gated or capped after products that nothing else reads. */
+function shapeOf(v: Value, scene: Scene): Shape | undefined {
+  const only = (x: Value | undefined) => (x && scene.uses(x) === 1 ? productOfWeights(x, scene) : undefined);
+  const itself = productOfWeights(v, scene);
+  if (itself) return { products: [itself], epilogue: {}, rebuild: ([p]) => p as Value };
+  const sum = add.of(v);
+  if (sum && sum.a.type.equals(sum.b.type)) {
+    const b = only(sum.b);
+    if (b) return { products: [b], epilogue: { residual: true }, residual: sum.a, rebuild: ([p]) => add(sum.a, p as Value) };
+    const a = only(sum.a);
+    if (a) return { products: [a], epilogue: { residual: true }, residual: sum.b, rebuild: ([p]) => add(p as Value, sum.b) };
+  }
+  const cap = softcap.of(v);
+  const inside = only(cap?.x);
+  if (cap && inside)
+    return { products: [inside], epilogue: { softcap: cap.attrs.cap }, rebuild: ([p]) => softcap(p as Value, cap.attrs) };
+  const glu = geglu.of(v);
+  if (glu) {
+    const [gate, up] = [only(glu.gate), only(glu.up)];
+    if (gate && up && alike(gate, up))
+      return { products: [gate, up], epilogue: { gate: "gelu" }, rebuild: ([g, u]) => geglu(g as Value, u as Value) };
+  }
+  const gated = mul.of(v);
+  if (gated)
+    for (const { op, name } of gates)
+      for (const [first, second] of [
+        [gated.a, gated.b],
+        [gated.b, gated.a],
+      ] as const) {
+        const act = op.of(first);
+        const [gate, up] = [scene.uses(first) === 1 ? only(act?.x) : undefined, only(second)];
+        if (gate && up && alike(gate, up))
+          return {
+            products: [gate, up],
+            epilogue: { gate: name },
+            rebuild: ([g, u]) => mul(op(g as Value), u as Value),
+          };
+      }
+  return undefined;
+}
+
+/** Whether two products can be one: of the same vector, with matrices stored alike. */
+export const alike = (a: Product, b: Product): boolean =>
+  a.x === b.x &&
+  a.columns === b.columns &&
+  a.format.dtype === b.format.dtype &&
+  a.format.block === b.format.block &&
+  a.format.zero === b.format.zero;
+
+export const product: Tile = {
+  name: "product",
+  match(v, scene) {
+    const shape = shapeOf(v, scene);
+    const first = shape?.products[0];
+    if (!shape || !first || shape.products.some((p) => p.rows !== first.rows)) return undefined;
+    const tokens = rowsOf(first.x);
+    return tokens === 1 ? vector(v, shape, first, scene) : matrix(v, shape, first, tokens, scene);
+  },
+};
+
+/** One vector: the norm before it is part of the walk over the vector. */
+function vector(v: Value, shape: Shape, first: Product, scene: Scene): Match | undefined {
+  const norm = rms_norm.of(first.x);
+  const fused = norm && plainVector(norm.scale, scene) && norm.x.dtype === "f32" ? norm : undefined;
+  const before = fused?.x ?? first.x;
+  const cut = slice.of(before);
+  const axis = cut ? cut.x.type.axis(cut.attrs.axis) : 0;
+  // A row of a matrix needs no copy; the launch says which it is.
+  const picked = cut && productOf(cut.x.shape.slice(0, axis)) === 1 && axis === cut.x.type.rank - 2 ? cut : undefined;
+  const x = picked?.x ?? before;
+  const weights = packed(shape.products, scene);
+  const main = weights[0]?.[1] as PackedWeight;
+  const pieces = main.chunks;
+  const gated = shape.epilogue.gate !== undefined;
+  if (pieces.length > 1 && gated) return undefined;
+  const rows = gated ? main.rows / 2 : main.rows;
+  const spec = {
+    rows: pieces.length > 1 ? ("uniform" as const) : rows,
+    columns: first.columns,
+    format: first.format,
+    ...(fused && { norm: fused.attrs }),
+    pickRow: picked !== undefined,
+    epilogue: shape.epilogue,
+  };
+  const back = picked ? slice(x, picked.attrs) : x;
+  const again = fused ? rms_norm(back, fused.scale, fused.attrs) : back;
+  return {
+    makes: [v],
+    rebuilt: [shape.rebuild(shape.products.map((p) => p.over(again)))],
+    needs: [x, ...(shape.residual ? [shape.residual] : [])],
+    launches: () =>
+      pieces.map((piece, chunk): Launch => {
+        const cutting = cutFor(scene.device);
+        const kernel = gemv(spec, cutting);
+        const part = (of: Value): Bound =>
+          pieces.length > 1
+            ? { kind: "part", value: of, offset: piece.firstRow * 4, bytes: piece.rows * 4 }
+            : value(of);
+        const bind: Record<string, Bound> = { x: value(x), y: part(v) };
+        if (fused) bind.norm = whole(scene.pack([fused.scale], "numbers"));
+        if (shape.residual) bind.residual = part(shape.residual);
+        for (const [name, w] of weights) bind[name] = chunkOf(w, main, chunk);
+        return {
+          kernel,
+          bind,
+          uniforms: { rows: piece.rows, row: picked?.attrs.from ?? 0 },
+          grid: [{ of: pieces.length > 1 ? piece.rows : rows, per: rowsOfGroup(spec, cutting) }],
+        };
+      }),
+  };
+}
+
+/** The rows of `w` that go with a chunk of the matrix. Scales are small, and may all be in one piece. */
+function chunkOf(w: PackedWeight, main: PackedWeight, chunk: number): Bound {
+  if (w === main || main.chunks.length === 1) return whole(w, chunk);
+  const rows = main.chunks[chunk];
+  if (w.chunks.length > 1 || !rows) throw new TypeError(`${w.name} does not fit one binding`);
+  return {
+    kind: "weight",
+    weight: w,
+    chunk: 0,
+    offset: rows.firstRow * w.rowBytes,
+    bytes: rows.rows * w.rowBytes,
+  };
+}
+
+/** Many vectors at once. */
+function matrix(v: Value, shape: Shape, first: Product, tokens: Dim, scene: Scene): Match | undefined {
+  const weights = packed(shape.products, scene);
+  const main = weights[0]?.[1] as PackedWeight;
+  if (weights.some(([, w]) => w.chunks.length > 1)) return undefined;
+  const spec = {
+    rows: shape.epilogue.gate ? main.rows / 2 : main.rows,
+    columns: first.columns,
+    format: first.format,
+    epilogue: shape.epilogue,
+  };
+  return {
+    makes: [v],
+    rebuilt: [shape.rebuild(shape.products.map((p) => p.over(first.x)))],
+    needs: [first.x, ...(shape.residual ? [shape.residual] : [])],
+    launches: () => {
+      const { threads } = scene.device;
+      const tile = tileOf(threads);
+      const bind: Record<string, Bound> = { x: value(first.x), y: value(v) };
+      if (shape.residual) bind.residual = value(shape.residual);
+      for (const [name, w] of weights) bind[name] = whole(w);
+      return [
+        {
+          kernel: gemm(spec, { threads }),
+          bind,
+          uniforms: { tokens },
+          grid: [
+            { of: spec.rows, per: tile.rows },
+            { of: tokens, per: tile.tokens },
+          ],
+        },
+      ];
+    },
+  };
+}

@@ -1,0 +1,111 @@
+import type { Value } from "../../../ir/graph.ts";
+import { add, cast, constant, gather, mul, quant_gather, rms_norm } from "../../../ir/ops/index.ts";
+import { embed as embedKernel } from "../library/embed.ts";
+import { type Format, isStored } from "../library/format.ts";
+import { rmsNorm } from "../library/norm.ts";
+import { codedFormat, plainVector, rowsOf, value, whole } from "./product.ts";
+import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
+
+/** rms_norm, with the residual connection after it if there is one. */
+export const norm: Tile = {
+  name: "norm",
+  match(v, scene) {
+    const sum = add.of(v);
+    const after = (x: Value | undefined) => (x && scene.uses(x) === 1 ? rms_norm.of(x) : undefined);
+    const second = after(sum?.b);
+    const first = second ?? after(sum?.a);
+    const found = rms_norm.of(v) ?? first;
+    if (!found || found.x.dtype !== "f32" || !plainVector(found.scale, scene)) return undefined;
+    const residual = sum && (second ? sum.a : sum.b);
+    if (residual && !residual.type.equals(v.type)) return undefined;
+    const columns = found.x.fixed(-1);
+    const again = rms_norm(found.x, found.scale, found.attrs);
+    const rows = rowsOf(found.x);
+    return {
+      makes: [v],
+      rebuilt: [residual ? add(residual, again) : again],
+      needs: [found.x, ...(residual ? [residual] : [])],
+      launches: () => {
+        const threads = Math.min(scene.device.threads, 2 ** Math.ceil(Math.log2(columns)));
+        const spec = { columns, eps: found.attrs.eps, residual: residual !== undefined };
+        const bind: Record<string, Bound> = {
+          x: value(found.x),
+          scale: whole(scene.pack([found.scale], "numbers")),
+          y: value(v),
+        };
+        if (residual) bind.residual = value(residual);
+        return [{ kernel: rmsNorm(spec, threads), bind, uniforms: {}, grid: [{ of: rows, per: 1 }] }];
+      },
+    };
+  },
+};
+
+interface Lookup {
+  readonly format: Format;
+  readonly weights: readonly Value[];
+  readonly index: Value;
+  readonly columns: number;
+}
+
+/** Rows of a stored table. */
+function lookup(v: Value, scene: Scene): Lookup | undefined {
+  const plain = gather.of(v);
+  if (plain) {
+    const stored = scene.stored(plain.table);
+    if (!stored || stored.type.rank !== 2 || !isStored(stored.dtype)) return undefined;
+    if (stored.dtype === "i8" || stored.dtype === "i4") return undefined;
+    const format = { dtype: stored.dtype, block: 0, zero: false };
+    return { format, weights: [stored], index: plain.index, columns: stored.fixed(1) };
+  }
+  const coded = quant_gather.of(v);
+  const format = coded && codedFormat(coded.codes, coded.scale, coded.zero, scene);
+  if (!coded || !format) return undefined;
+  const weights = [coded.codes, coded.scale, ...(format.zero ? [coded.zero] : [])];
+  return { format, weights, index: coded.index, columns: coded.codes.fixed(1) };
+}
+
+/** Rows of a table, widened, times a number. */
+export const embed: Tile = {
+  name: "embed",
+  match(v, scene) {
+    if (v.dtype !== "f32") return undefined;
+    const scaled = mul.of(v);
+    const number = [scaled?.b, scaled?.a].find((x) => x?.op === constant);
+    const inner = scaled && number ? (number === scaled.b ? scaled.a : scaled.b) : v;
+    const widened = cast.of(inner);
+    const rows = lookup(widened?.x ?? inner, scene);
+    const ids = rows && scene.stepAt(rows.index);
+    if (!rows || ids === undefined || rows.columns % 4 !== 0) return undefined;
+    const looked = widened?.x ?? inner;
+    const wide = widened ? cast(looked, widened.attrs) : looked;
+    const again = scaled && number ? mul(wide, number) : wide;
+    return {
+      makes: [v],
+      rebuilt: [again],
+      needs: [],
+      launches: () => launches(v, rows, ids, scaled ? Number(number?.attrs.value) : 1, scene),
+    } satisfies Match;
+  },
+};
+
+function launches(v: Value, rows: Lookup, ids: number, scale: number, scene: Scene): Launch[] {
+  const names = ["weight", "scales", "zeros"];
+  const weights = rows.weights.map((w, i) => scene.pack([w], i === 0 ? "matrix" : "numbers"));
+  const pieces = weights[0]?.chunks ?? [];
+  const { threads } = scene.device;
+  const spec = { columns: rows.columns, format: rows.format, scale, ids, cut: pieces.length > 1 };
+  return pieces.map((piece, chunk) => {
+    const bind: Record<string, Bound> = { step: { kind: "step" }, y: value(v) };
+    weights.forEach((w, i) => {
+      const part = { offset: piece.firstRow * w.rowBytes, bytes: piece.rows * w.rowBytes };
+      bind[names[i] as string] =
+        i > 0 && pieces.length > 1 ? { kind: "weight", weight: w, chunk: 0, ...part } : whole(w, chunk);
+    });
+    return {
+      kernel: embedKernel(spec, threads),
+      bind,
+      uniforms: { first_row: piece.firstRow, rows: piece.rows },
+      grid: [{ of: rowsOf(v), per: 1 }],
+    };
+  });
+}

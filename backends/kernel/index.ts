@@ -1,0 +1,19 @@
+import type { Pass } from "../../passes/pass.ts";
+import { parsePipeline } from "../../passes/pipeline.ts";
+
+export type { Kernel } from "./lang/index.ts";
+export { type PlanOptions, plan } from "./plan/plan.ts";
+export type * from "./plan/types.ts";
+export { alignment, packedBytes } from "./plan/weights.ts";
+export * from "./print/index.ts";
+
+/**
+ * What runs before a plan. `capacity` is the number of slots of each cache; `allLogits` scores every token, not only
+ * the last.
+ */
+export function kernelPasses(options: { readonly capacity: number; readonly allLogits?: boolean }): Pass[] {
+  const last = options.allLogits ? "" : "last-logits,";
+  return parsePipeline(
+    `fuse,insert-kv-cache{capacity=${options.capacity}},${last}fuse-quant,fold-weights{casts=leave}`,
+  );
+}

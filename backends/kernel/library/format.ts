@@ -1,0 +1,106 @@
+import type { DType } from "../../../ir/type.ts";
+import { type Expr, type KernelBuilder, quad, range, type Readable, u32, unpack } from "../lang/index.ts";
+
+/** How the elements of a matrix are stored. */
+export interface Format {
+  readonly dtype: "f32" | "f16" | "bf16" | "i8" | "i4";
+  /** Columns that share a scale; 0 for floats. */
+  readonly block: number;
+  /** Whether each block has a zero point. */
+  readonly zero: boolean;
+}
+
+export const bits = { f32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 } as const satisfies Record<Format["dtype"], number>;
+export const isStored = (d: DType): d is Format["dtype"] => Object.hasOwn(bits, d);
+
+/** As part of a kernel's name: `bf16`, `i4b32z`. */
+export const formatName = (f: Format): string =>
+  `${f.dtype}${f.block ? `b${f.block}` : ""}${f.zero ? "z" : ""}`;
+
+const quarter = (q: Expr<"u32x4">, i: number): Expr<"u32"> => q.lane(i);
+
+/** The numbers in 16 bytes, in order, before any scale. */
+const unpackers: { readonly [K in Format["dtype"]]: (q: Expr<"u32x4">) => Expr<"f32x4">[] } = {
+  f32: (q) => [q.bits("f32x4")],
+  f16: (q) => halves("f16x2", q),
+  bf16: (q) => halves("bf16x2", q),
+  i8: (q) => range(4).map((i) => unpack("i8x4", quarter(q, i))),
+  i4: (q) =>
+    range(8).map((i) => unpack(i % 2 ? "i4x4.high" : "i4x4.low", quarter(q, Math.floor(i / 2)))),
+};
+
+function halves(packing: "f16x2" | "bf16x2", q: Expr<"u32x4">): Expr<"f32x4">[] {
+  const pair = (i: number) => unpack(packing, quarter(q, i)).lanes();
+  return range(2).map((i) => quad(...pair(2 * i), ...pair(2 * i + 1)));
+}
+
+/** A matrix of weights as a kernel reads it: 16 bytes at a time, its rows padded to that. */
+export class Matrix {
+  readonly format: Format;
+  readonly columns: number;
+  /** Elements in 16 bytes. */
+  readonly step: number;
+  /** 16-byte pieces of a row. */
+  readonly pieces: number;
+  /** Whether the last piece reaches past the columns. */
+  readonly padded: boolean;
+  readonly #codes: Readable<"u32x4">;
+  readonly #scales: Readable<"f32"> | undefined;
+  readonly #zeros: Readable<"u32"> | undefined;
+
+  /** Declares the buffers `weight` and, for codes, `scales` and `zeros`. */
+  constructor(k: KernelBuilder, format: Format, columns: number) {
+    this.format = format;
+    this.columns = columns;
+    this.step = 128 / bits[format.dtype];
+    this.pieces = Math.ceil(columns / this.step);
+    this.padded = columns % this.step !== 0;
+    this.#codes = k.weight("weight", "u32x4");
+    this.#scales = format.block ? k.weight("scales", "f32") : undefined;
+    this.#zeros = format.zero ? k.weight("zeros", "u32") : undefined;
+  }
+
+  /** Elements with one scale: a piece may span several blocks. */
+  get granule(): number {
+    return this.format.block ? Math.min(this.step, this.format.block) : this.step;
+  }
+  get #blocks(): number {
+    return this.columns / this.format.block;
+  }
+
+  load(row: Expr<"u32">, piece: Expr<"u32">): Expr<"u32x4"> {
+    return this.#codes.at(row.mul(this.pieces).add(piece));
+  }
+  unpack(q: Expr<"u32x4">): Expr<"f32x4">[] {
+    return unpackers[this.format.dtype](q);
+  }
+  /** The scale of granule `g` of a piece, where the format has scales. */
+  scale(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"f32"> | undefined {
+    return this.#scales?.at(this.#block(row, piece, g));
+  }
+  zero(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"f32"> | undefined {
+    if (!this.#zeros) return undefined;
+    const block = this.#blockInRow(piece, g);
+    const codes = 32 / bits[this.format.dtype];
+    const words = Math.ceil(this.#blocks / codes);
+    const word = this.#zeros.at(row.mul(words).add(block.div(codes)));
+    const width = bits[this.format.dtype];
+    const up = u32(32 - width).sub(block.mod(codes).mul(width));
+    return word.shl(up).bits("i32").shr(32 - width).to("f32");
+  }
+  /** Whether one scale serves the whole row. */
+  get rowScale(): boolean {
+    return this.format.block === this.columns;
+  }
+
+  #block(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"u32"> {
+    return row.mul(this.#blocks).add(this.#blockInRow(piece, g));
+  }
+  #blockInRow(piece: Expr<"u32">, g: number): Expr<"u32"> {
+    const { block } = this.format;
+    if (this.rowScale) return u32(0);
+    const inside = block >= this.step ? piece.div(block / this.step) : piece.mul(this.step / block).add(g);
+    // Padding has no scale of its own; its codes are zero.
+    return this.padded ? inside.min(this.#blocks - 1) : inside;
+  }
+}

@@ -1,0 +1,196 @@
+import { names, type Sizes, size } from "../../../ir/dim.ts";
+import type { Graph, Value } from "../../../ir/graph.ts";
+import { bindSizes } from "../../../passes/bind-sizes.ts";
+import { Cover, type CoveredLaunch, type Stage, slotBytes } from "../cover/cover.ts";
+import type { Bound, Home, Slot } from "../cover/tile.ts";
+import type { Kernel } from "../lang/index.ts";
+import { arrange, type Lifetime } from "./memory.ts";
+import type { Binding, Device, Dispatch, Extent, Phase, Plan, Result, State, StepInput } from "./types.ts";
+import { alignment, Packer } from "./weights.ts";
+
+export interface PlanOptions {
+  readonly device: Device;
+  /** The most tokens that one prefill takes. */
+  readonly tokens: number;
+  /** Values to keep for looking at, by origin. */
+  readonly keep?: readonly string[];
+  /** Sizes of the graph besides T; B is 1. */
+  readonly sizes?: Sizes;
+}
+
+/**
+ * Launches and storage for a graph that went through the passes of a kernel target. Reads no weights. Throws
+ * TypeError naming the value and the limit when a device cannot run it.
+ */
+export function plan(graph: Graph, { device, tokens, keep = [], sizes = {} }: PlanOptions): Plan {
+  const open = bindSizes(graph, { B: 1, ...sizes });
+  const most = { T: tokens };
+  const inputs = stepInputs(open, most);
+  const packer = new Packer(open, device.bindingBytes);
+  const states = stateInputs(open, most, inputs);
+  const stepBytes = Math.max(4, ...inputs.map((i) => (i.at + i.length) * 4));
+  const step: State = { name: "step", kind: "step", bytes: stepBytes };
+  const stage: Stage = {
+    device,
+    packer,
+    inputs: new Map(inputs.map((i) => [i.name, i])),
+    states: new Map(states.map((s) => [s.name, s])),
+  };
+  const drafts = [cover(open, stage, most, keep), cover(bindSizes(open, { T: 1 }), stage, {}, keep)] as const;
+  const arenaBytes = Math.max(...drafts.map((d) => d.arenaBytes));
+  const [prefill, decode] = drafts.map((d) => phase(d, step)) as [Phase, Phase];
+  const kernels = new Map<string, Kernel>();
+  for (const { kernel } of [...decode.dispatches, ...prefill.dispatches]) kernels.set(kernel.name, kernel);
+  return {
+    weights: packer.weights,
+    states: [step, ...states],
+    inputs,
+    arenaBytes,
+    prefill,
+    decode,
+    kernels: [...kernels.values()],
+  };
+}
+
+const elements = (v: Value, most: Sizes): number => v.shape.reduce<number>((n, d) => n * size(d, most), 1);
+
+/** The i32 inputs, one after the other: single numbers first. */
+function stepInputs(g: Graph, most: Sizes): StepInput[] {
+  const whole = g.inputs.filter((v) => v.dtype === "i32").sort((a, b) => a.type.rank - b.type.rank);
+  let at = 0;
+  return whole.map((v) => {
+    const length = elements(v, most);
+    const placed = { name: String(v.attrs.name), at, length };
+    at += length;
+    return placed;
+  });
+}
+
+function stateInputs(g: Graph, most: Sizes, inputs: readonly StepInput[]): State[] {
+  const kept = new Set(Object.values(g.aliases));
+  const taken = new Set(inputs.map((i) => i.name));
+  return g.inputs
+    .filter((v) => !taken.has(String(v.attrs.name)))
+    .map((v) => {
+      const name = String(v.attrs.name);
+      return { name, bytes: elements(v, most) * 4, kind: kept.has(name) ? ("cache" as const) : ("input" as const) };
+    });
+}
+
+/** One phase, its storage placed. */
+interface Draft {
+  readonly cover: Cover;
+  readonly most: Sizes;
+  readonly places: ReadonlyMap<Slot, Binding & { space: "arena" }>;
+  readonly arenaBytes: number;
+  readonly keep: readonly string[];
+}
+
+function cover(g: Graph, stage: Stage, most: Sizes, keep: readonly string[]): Draft {
+  const made = new Cover(g, stage);
+  made.run();
+  const { launches } = made;
+  const slotOf = (b: Bound): Slot | undefined => {
+    const home =
+      b.kind === "value" || b.kind === "part" ? made.homes.get(b.value) : b.kind === "home" ? b.home : undefined;
+    if (b.kind === "scratch") return made.scratches.get(b.scratch);
+    return home?.kind === "arena" ? home.slot : undefined;
+  };
+  const lives = new Map<Slot, { first: number; last: number }>();
+  const touch = (slot: Slot | undefined, at: number) => {
+    if (!slot) return;
+    const life = lives.get(slot) ?? { first: at, last: at };
+    lives.set(slot, { first: Math.min(life.first, at), last: Math.max(life.last, at) });
+  };
+  launches.forEach((launch, i) => {
+    for (const b of Object.values(launch.bind)) touch(slotOf(b), i);
+  });
+  const pinned = [...Object.values(g.outputs), ...[...g.origins].filter(([, o]) => keep.includes(o)).map(([v]) => v)];
+  for (const v of pinned) {
+    const home = made.homes.get(v);
+    if (home?.kind === "arena" && lives.has(home.slot)) touch(home.slot, launches.length);
+  }
+  const slots = [...lives.keys()];
+  const all: Lifetime[] = slots.map((s) => ({ bytes: slotBytes(s, most), ...(lives.get(s) as { first: number; last: number }) }));
+  const { offsets, bytes } = arrange(all, alignment);
+  const places = new Map(
+    slots.map((s, i) => [s, { space: "arena", offset: offsets[i] as number, bytes: (all[i] as Lifetime).bytes } as const]),
+  );
+  return { cover: made, most, places, arenaBytes: bytes, keep };
+}
+
+function phase({ cover: made, most, places, keep }: Draft, step: State): Phase {
+  const { graph, launches, homes } = made;
+  const at = (home: Home): Binding => {
+    if (home.kind === "arena") return places.get(home.slot) as Binding;
+    const state = home.kind === "state" ? home.state : step;
+    return { space: "state", state, offset: 0, bytes: state.bytes };
+  };
+  const binding = (b: Bound): Binding => {
+    if (b.kind === "step") return { space: "state", state: step, offset: 0, bytes: step.bytes };
+    if (b.kind === "scratch") return at({ kind: "arena", slot: made.scratches.get(b.scratch) as Slot });
+    if (b.kind === "home") return at(b.home);
+    if (b.kind === "weight") {
+      const piece = b.weight.chunks[b.chunk];
+      return {
+        space: "weight",
+        weight: b.weight,
+        chunk: b.chunk,
+        offset: b.offset ?? 0,
+        bytes: b.bytes ?? piece?.bytes ?? 0,
+      };
+    }
+    const whole = at(homes.get(b.value) as Home);
+    return b.kind === "part" ? { ...whole, offset: whole.offset + b.offset, bytes: b.bytes } : whole;
+  };
+  const origins = scopes(graph);
+  const dispatch = (launch: CoveredLaunch): Dispatch => {
+    const { kernel, bind, uniforms, grid } = launch;
+    const need = <T>(found: T | undefined, what: string): T => {
+      if (found === undefined) throw new Error(`kernel ${kernel.name} has no ${what}`);
+      return found;
+    };
+    const bindings = kernel.buffers.map((m) => binding(need(bind[m.name], m.name)));
+    const origin = origins.get(launch.value) ?? "";
+    const layer = /\blayers\.(\d+)/.exec(origin)?.[1];
+    const alone: Extent = { of: 1, per: 1 };
+    return {
+      kernel,
+      bindings,
+      uniforms: kernel.uniforms.map((u) => need(uniforms[u.name], u.name)),
+      grid: [grid[0], grid[1] ?? alone, grid[2] ?? alone],
+      origin,
+      layer: layer === undefined ? undefined : Number(layer),
+      weightBytes: bindings.reduce((n, b) => n + (b.space === "weight" ? b.bytes : 0), 0),
+    };
+  };
+  const result = (v: Value): Result => ({ binding: at(homes.get(v) as Home), dtype: v.dtype, shape: v.shape });
+  const kept = [...graph.origins].filter(([v, o]) => keep.includes(o) && homes.get(v)?.kind === "arena");
+  const outputs = Object.entries(graph.outputs).map(([name, v]) => {
+    const input = graph.aliases[name];
+    const state = input === undefined ? undefined : made.stateOf(input);
+    return [name, state ? { ...result(v), binding: at({ kind: "state", state }) } : result(v)] as const;
+  });
+  const usesT = launches.some((l) => [...Object.values(l.uniforms), ...l.grid.map((e) => e?.of ?? 1)].some((d) => names(d).length > 0));
+  return {
+    open: usesT ? (most as Record<string, number>) : {},
+    dispatches: launches.map(dispatch),
+    outputs: Object.fromEntries(outputs),
+    kept: Object.fromEntries(kept.map(([v, o]) => [o, result(v)])),
+  };
+}
+
+/** The origin of each value; one without takes that of its first user that has one, else of its operands. */
+function scopes(g: Graph): Map<Value, string> {
+  const out = new Map(g.origins);
+  const values = g.values();
+  for (const v of values.toReversed()) {
+    const own = out.get(v);
+    if (own) for (const x of v.inputs) if (!out.has(x)) out.set(x, own);
+  }
+  for (const v of values) {
+    const from = v.inputs.map((x) => out.get(x)).find(Boolean);
+    if (!out.has(v) && from) out.set(v, from);
+  }
+  return out;
+}

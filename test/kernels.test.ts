@@ -1,0 +1,89 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type Plan, plan } from "../backends/kernel/index.ts";
+import { WeightStream } from "../backends/stream/index.ts";
+import { type Sizes, size } from "../ir/dim.ts";
+import type { Graph } from "../ir/graph.ts";
+import { interpret } from "../ir/interpret.ts";
+import type { HostTensor } from "../ir/tensor.ts";
+import { isFloat } from "../ir/type.ts";
+import { cases } from "./support/kernel-cases.ts";
+import { KernelMachine, noCompiler, PlanRun } from "./support/kernel-machine.ts";
+import { random, randomTensor } from "./support/random-graph.ts";
+import { weightsOf } from "./support/tensors.ts";
+
+/** Small groups, so that a few numbers need several; and one thread, as on a processor without any. */
+const devices = {
+  groups: { threads: 16, lanes: 8, splits: 3, prefetch: true },
+  alone: { threads: 1, lanes: 1, splits: 1, prefetch: false },
+} as const;
+const limits = { sharedBytes: 16_384, bindingBytes: 2 ** 27, buffers: 8, lastArriver: false };
+
+interface Case {
+  readonly name: string;
+  readonly device: string;
+  readonly graph: Graph;
+  readonly plan: Plan;
+  readonly tokens: number;
+  readonly tensors: Readonly<Record<string, HostTensor>>;
+}
+
+const all: Case[] = Object.entries(devices).flatMap(([device, own]) =>
+  cases.flatMap(({ name, graph, tokens, limit, values = {} }) =>
+    tokens.map((T) => {
+      const next = random(T + name.length);
+      const params = [...new Set([...graph.inputs, ...graph.stored()])];
+      const made = params.map((v) => {
+        const key = String(v.attrs.name);
+        const given = values[key];
+        const shape = v.shape.map((d) => size(d, { T }));
+        return [key, given ? { shape, data: given(shape, T) } : randomTensor(v.type, { T }, next)] as const;
+      });
+      const bindingBytes = limit ?? limits.bindingBytes;
+      return {
+        name: `${name}, ${T} tokens, ${device}`,
+        device,
+        graph,
+        plan: plan(graph, { device: { ...limits, ...own, bindingBytes }, tokens: Math.max(T, 2) }),
+        tokens: T,
+        tensors: Object.fromEntries(made),
+      };
+    }),
+  ),
+);
+
+describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter means", () => {
+  const machines = new Map<string, KernelMachine>();
+  beforeAll(async () => {
+    const made = Object.keys(devices).map(async (device) => {
+      const kernels = all.filter((c) => c.device === device).flatMap((c) => c.plan.kernels);
+      machines.set(device, await KernelMachine.make(kernels));
+    });
+    await Promise.all(made);
+  }, 60_000);
+  afterAll(() => {
+    for (const machine of machines.values()) machine.close();
+  });
+
+  test.each(all.map((c) => [c.name, c] as const))("%s", async (_, { graph, plan, tokens, tensors, device }) => {
+    const sizes: Sizes = { T: tokens };
+    const want = interpret(graph, { sizes, tensor: (name) => tensors[name] });
+    const run = new PlanRun(plan, machines.get(device) as KernelMachine);
+    const stream = new WeightStream(graph, weightsOf(graph.stored(), tensors), () => {});
+    await run.load(stream);
+    await stream.close();
+    for (const v of graph.inputs) {
+      const { data } = tensors[String(v.attrs.name)] as HostTensor;
+      run.set(String(v.attrs.name), isFloat(v.dtype) ? Float32Array.from(data) : Int32Array.from(data));
+    }
+    const phase = tokens === 1 ? plan.decode : plan.prefill;
+    run.run(phase, sizes);
+    for (const [name, expected] of Object.entries(want)) {
+      const got = await run.result(phase.outputs[name] as Plan["decode"]["outputs"][string], sizes);
+      const largest = expected.data.reduce((m, x) => Math.max(m, Math.abs(x)), 1e-3);
+      const worst = got.reduce((m, x, i) => Math.max(m, Math.abs(x - (expected.data[i] as number))), 0);
+      expect(got.length).toBe(expected.data.length);
+      expect(worst / largest, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(2e-5);
+    }
+    run.free();
+  });
+});

@@ -1,0 +1,267 @@
+import { dim, minus } from "../../ir/dim.ts";
+import { Graph, type Value } from "../../ir/graph.ts";
+import {
+  add,
+  attention,
+  cast,
+  constant,
+  gather,
+  geglu,
+  gelu_erf,
+  iota,
+  linear,
+  mul,
+  param,
+  quant_gather,
+  quant_linear,
+  reshape,
+  rms_norm,
+  rope,
+  silu,
+  slice,
+  softcap,
+  transpose,
+  update,
+} from "../../ir/ops/index.ts";
+import { type DType, tensor } from "../../ir/type.ts";
+
+/** What the kernels are tried on: sizes that fit nothing, every way to store a weight, everything that is fused. */
+export interface KernelCase {
+  readonly name: string;
+  readonly graph: Graph;
+  /** How many tokens to try it with. */
+  readonly tokens: readonly number[];
+  /** The most bytes of one binding. */
+  readonly limit?: number;
+  /** What some tensors hold, where anything will not do. */
+  readonly values?: Readonly<Record<string, (shape: readonly number[], T: number) => Float64Array>>;
+}
+
+const T = dim("T");
+const input = (name: string, dtype: DType, ...shape: (number | typeof T)[]) =>
+  param({ name, type: tensor(dtype, ...shape) });
+const weight = (dtype: DType, ...shape: number[]) => {
+  const w = param({ name: `w.${dtype}.${shape.join("x")}`, type: tensor(dtype, ...shape) });
+  return w;
+};
+const f32 = (v: Value) => cast(v, { to: "f32" });
+const graph = (y: Value, ...inputs: Value[]) => new Graph("case", { inputs, outputs: { y } });
+
+const x = (columns: number) => input("x", "f32", 1, T, columns);
+const r = (columns: number) => input("r", "f32", 1, T, columns);
+const norm = (v: Value) => rms_norm(v, param({ name: "norm", type: tensor("f32", v.fixed(-1)) }));
+
+const wholes = (low: number, high: number) => (shape: readonly number[]) =>
+  Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => low + ((i * 7919) % (high - low + 1)));
+
+/** A product by codes of one kind, and what its parts may hold. */
+function coded(dtype: "i8" | "i4", block: number, zeros: boolean, rows: number, columns: number, name = "q") {
+  const codes = param({ name: `${name}.codes`, type: tensor(dtype, rows, columns) });
+  const scale = param({ name: `${name}.scale`, type: tensor("f32", rows, columns / block) });
+  const zero = zeros
+    ? param({ name: `${name}.zero`, type: tensor(dtype, rows, columns / block) })
+    : constant({ value: 0, dtype });
+  const range = dtype === "i8" ? ([-127, 127] as const) : ([-8, 7] as const);
+  const values = { [`${name}.codes`]: wholes(range[0], range[1]), [`${name}.zero`]: wholes(-3, 4) };
+  return { codes, scale, zero, values, over: (v: Value) => quant_linear(v, codes, scale, zero) };
+}
+
+const products: KernelCase[] = [
+  ...(["f32", "f16", "bf16"] as const).map((dtype) => ({
+    name: `linear ${dtype} 24 to 1003`,
+    graph: graph(linear(x(24), f32(weight(dtype, 1003, 24))), x(24)),
+    tokens: [1, 5],
+  })),
+  ...(
+    [
+      ["i8", 32, false],
+      ["i8", 16, true],
+      ["i8", 96, false],
+      ["i4", 32, false],
+      ["i4", 16, true],
+      ["i4", 48, true],
+    ] as const
+  ).map(([dtype, block, zeros]) => {
+    const q = coded(dtype, block, zeros, 37, 96);
+    return {
+      name: `linear ${dtype} by ${block}${zeros ? " with zeros" : ""}`,
+      graph: graph(q.over(x(96)), x(96)),
+      tokens: [1, 3],
+      values: q.values,
+    };
+  }),
+  {
+    name: "linear i8 with one scale a row that ends in the middle of 16 bytes",
+    ...(() => {
+      const q = coded("i8", 36, false, 5, 36);
+      return { graph: graph(q.over(x(36)), x(36)), values: q.values };
+    })(),
+    tokens: [1, 2],
+  },
+  {
+    name: "linear of 7 columns, which no fast kernel takes",
+    graph: graph(linear(x(7), f32(weight("bf16", 5, 7))), x(7)),
+    tokens: [1, 3],
+  },
+  {
+    name: "norm, linear, residual",
+    graph: graph(add(r(20), linear(norm(x(64)), f32(weight("bf16", 20, 64)))), x(64), r(20)),
+    tokens: [1, 9],
+  },
+  {
+    name: "norm and geglu",
+    graph: graph(
+      geglu(
+        linear(norm(x(48)), f32(weight("bf16", 40, 48))),
+        linear(norm(x(48)), f32(param({ name: "up", type: tensor("bf16", 40, 48) }))),
+      ),
+      x(48),
+    ),
+    tokens: [1, 6],
+  },
+  ...[gelu_erf, silu].map((act) => ({
+    name: `gate by ${act.name}`,
+    graph: graph(
+      mul(
+        act(linear(x(48), weight("f32", 10, 48))),
+        linear(x(48), param({ name: "up", type: tensor("f32", 10, 48) })),
+      ),
+      x(48),
+    ),
+    tokens: [1, 3],
+  })),
+  {
+    name: "softcap of a product of the last row",
+    graph: graph(
+      softcap(linear(norm(slice(x(32), { axis: 1, from: minus(T, 1), to: T })), f32(weight("bf16", 50, 32))), {
+        cap: 5,
+      }),
+      x(32),
+    ),
+    tokens: [1, 4],
+  },
+  {
+    name: "a matrix that no binding holds",
+    ...(() => {
+      const q = coded("i8", 32, false, 300, 64);
+      const last = slice(x(64), { axis: 1, from: minus(T, 1), to: T });
+      return { graph: graph(q.over(last), x(64)), values: q.values };
+    })(),
+    tokens: [1, 2],
+    limit: 64 * 128,
+  },
+];
+
+const ids = input("tokens", "i32", 1, T);
+const someIds = { tokens: (shape: readonly number[]) => wholes(0, 40)(shape) };
+const tables: KernelCase[] = [
+  {
+    name: "rows of a table, scaled",
+    graph: graph(mul(f32(gather(weight("bf16", 41, 20), ids)), 4.5), ids),
+    tokens: [1, 5],
+    values: someIds,
+  },
+  ...(["i8", "i4"] as const).map((dtype) => {
+    const q = coded(dtype, 32, false, 41, 64);
+    return {
+      name: `rows of a table of ${dtype}`,
+      graph: graph(quant_gather(q.codes, q.scale, q.zero, ids), ids),
+      tokens: [1, 5],
+      values: { ...q.values, ...someIds },
+    };
+  }),
+  {
+    name: "rows of a table in pieces",
+    graph: graph(gather(weight("f32", 200, 8), ids), ids),
+    tokens: [1, 5],
+    values: { tokens: wholes(0, 199) },
+    limit: 64 * 32,
+  },
+];
+
+const norms: KernelCase[] = [
+  { name: "norm of odd rows", graph: graph(norm(x(37)), x(37)), tokens: [1, 3] },
+  {
+    name: "norm of a product, then a residual",
+    graph: graph(add(r(24), norm(linear(x(16), weight("f32", 24, 16)))), x(16), r(24)),
+    tokens: [1, 3],
+  },
+];
+
+const positions = input("positions", "i32", 1, T);
+const start = param({ name: "start", type: tensor("i32") });
+const swap = (v: Value, heads: number) =>
+  transpose(reshape(v, { shape: [1, T, heads, v.fixed(-1) / heads] }), { perm: [0, 2, 1, 3] });
+
+interface Layer {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly window?: number;
+  readonly softcap?: number;
+  readonly norm?: boolean;
+  readonly slots: number;
+  readonly at: number;
+}
+
+/** Projections, caches and attention of one layer. */
+function layer(l: Layer): KernelCase {
+  const columns = 32;
+  const v = norm(x(columns));
+  const project = (name: string, heads: number) =>
+    linear(v, param({ name, type: tensor("f32", heads * l.headDim, columns) }));
+  const turned = (name: string, heads: number) => {
+    const split = reshape(project(name, heads), { shape: [1, T, heads, l.headDim] });
+    const unit = l.norm
+      ? rms_norm(split, param({ name: `${name}.norm`, type: tensor("f32", l.headDim) }))
+      : split;
+    return rope(transpose(unit, { perm: [0, 2, 1, 3] }), positions, { theta: 500, factor: l.norm ? 8 : 1 });
+  };
+  const past = (name: string) => param({ name, type: tensor("f32", 1, l.kvHeads, l.slots, l.headDim) });
+  const [q, k, value] = [turned("q", l.heads), turned("k", l.kvHeads), swap(project("v", l.kvHeads), l.kvHeads)];
+  const keys = update(past("past.k"), k, start, { axis: 2 });
+  const values = update(past("past.v"), value, start, { axis: 2 });
+  const kpos = iota({ shape: [1, l.slots], dtype: "i32" });
+  const seeing = { scale: 0.3, window: l.window ?? 0, softcap: l.softcap ?? 0 };
+  const mixed = attention(q, keys, values, positions, kpos, seeing);
+  const y = reshape(transpose(mixed, { perm: [0, 2, 1, 3] }), { shape: [1, T, l.heads * l.headDim] });
+  const inputs = [x(columns), positions, start, past("past.k"), past("past.v")];
+  const graph = new Graph("layer", {
+    inputs,
+    outputs: { y, "next.k": keys, "next.v": values },
+    aliases: { "next.k": "past.k", "next.v": "past.v" },
+  });
+  const { heads, kvHeads, headDim, at } = l;
+  const how = [l.window && `window ${l.window}`, l.softcap && "softcap", l.norm && "head norms"].filter(Boolean);
+  return {
+    name: `layer of ${heads} heads over ${kvHeads} of ${headDim} from ${at}${how.map((h) => `, ${h}`).join("")}`,
+    graph,
+    tokens: [1, 5],
+    values: {
+      start: () => Float64Array.of(at),
+      positions: (shape) => Float64Array.from({ length: shape[1] as number }, (_, i) => at + i),
+    },
+  };
+}
+
+const layers: KernelCase[] = [
+  layer({ heads: 4, kvHeads: 1, headDim: 24, slots: 40, at: 0 }),
+  layer({ heads: 4, kvHeads: 2, headDim: 8, slots: 70, at: 33 }),
+  layer({ heads: 3, kvHeads: 3, headDim: 12, slots: 50, at: 40, window: 7, softcap: 2 }),
+  layer({ heads: 4, kvHeads: 1, headDim: 16, slots: 20, at: 3, norm: true }),
+];
+
+/** Attention as it stands alone. */
+const alone: KernelCase[] = [
+  {
+    name: "attention of fresh keys without a mask",
+    graph: (() => {
+      const [q, k, v] = ["q", "k", "v"].map((n, i) => input(n, "f32", 1, i ? 2 : 4, T, 8)) as [Value, Value, Value];
+      return graph(attention(q, k, v, positions, positions, { scale: 0.3, causal: false }), q, k, v, positions);
+    })(),
+    tokens: [1, 7],
+    values: { positions: (shape) => Float64Array.from({ length: shape[1] as number }, (_, i) => i) },
+  },
+];
+
+export const cases: readonly KernelCase[] = [...products, ...tables, ...norms, ...layers, ...alone];
