@@ -1,8 +1,6 @@
-import { type Dim, product, type Sizes, Sym, times } from "../ir/dim.ts";
-import { plus } from "../ir/dim.ts";
+import { type Dim, dim, plus, product, type Sizes, Sym, times } from "../ir/dim.ts";
 import { type Attrs, type Graph, intern, type Value } from "../ir/graph.ts";
 import { TensorType } from "../ir/type.ts";
-import { dim } from "../ir/dim.ts";
 import { mapped } from "./pass.ts";
 
 /** `g` for fixed values of some of its sizes: `{ B: 1, T: 1 }` is the step that decodes one token. */
@@ -10,7 +8,15 @@ export function bindSizes(g: Graph, sizes: Sizes): Graph {
   const bound = (d: Dim): Dim => {
     if (!(d instanceof Sym)) return d;
     const terms = [...d.terms].map(([monomial, c]) =>
-      times(c, product(monomial.split("*").filter(Boolean).map((name) => sizes[name] ?? dim(name)))),
+      times(
+        c,
+        product(
+          monomial
+            .split("*")
+            .filter(Boolean)
+            .map((name) => sizes[name] ?? dim(name)),
+        ),
+      ),
     );
     return terms.reduce(plus, 0);
   };

@@ -64,26 +64,29 @@ describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter 
     for (const machine of machines.values()) machine.close();
   });
 
-  test.each(all.map((c) => [c.name, c] as const))("%s", async (_, { graph, plan, tokens, tensors, device }) => {
-    const sizes: Sizes = { T: tokens };
-    const want = interpret(graph, { sizes, tensor: (name) => tensors[name] });
-    const run = new PlanRun(plan, machines.get(device) as KernelMachine);
-    const stream = new WeightStream(graph, weightsOf(graph.stored(), tensors), () => {});
-    await run.load(stream);
-    await stream.close();
-    for (const v of graph.inputs) {
-      const { data } = tensors[String(v.attrs.name)] as HostTensor;
-      run.set(String(v.attrs.name), isFloat(v.dtype) ? Float32Array.from(data) : Int32Array.from(data));
-    }
-    const phase = tokens === 1 ? plan.decode : plan.prefill;
-    run.run(phase, sizes);
-    for (const [name, expected] of Object.entries(want)) {
-      const got = await run.result(phase.outputs[name] as Plan["decode"]["outputs"][string], sizes);
-      const largest = expected.data.reduce((m, x) => Math.max(m, Math.abs(x)), 1e-3);
-      const worst = got.reduce((m, x, i) => Math.max(m, Math.abs(x - (expected.data[i] as number))), 0);
-      expect(got.length).toBe(expected.data.length);
-      expect(worst / largest, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(2e-5);
-    }
-    run.free();
-  });
+  test.each(all.map((c) => [c.name, c] as const))(
+    "%s",
+    async (_, { graph, plan, tokens, tensors, device }) => {
+      const sizes: Sizes = { T: tokens };
+      const want = interpret(graph, { sizes, tensor: (name) => tensors[name] });
+      const run = new PlanRun(plan, machines.get(device) as KernelMachine);
+      const stream = new WeightStream(graph, weightsOf(graph.stored(), tensors), () => {});
+      await run.load(stream);
+      await stream.close();
+      for (const v of graph.inputs) {
+        const { data } = tensors[String(v.attrs.name)] as HostTensor;
+        run.set(String(v.attrs.name), isFloat(v.dtype) ? Float32Array.from(data) : Int32Array.from(data));
+      }
+      const phase = tokens === 1 ? plan.decode : plan.prefill;
+      run.run(phase, sizes);
+      for (const [name, expected] of Object.entries(want)) {
+        const got = await run.result(phase.outputs[name] as Plan["decode"]["outputs"][string], sizes);
+        const largest = expected.data.reduce((m, x) => Math.max(m, Math.abs(x)), 1e-3);
+        const worst = got.reduce((m, x, i) => Math.max(m, Math.abs(x - (expected.data[i] as number))), 0);
+        expect(got.length).toBe(expected.data.length);
+        expect(worst / largest, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(2e-5);
+      }
+      run.free();
+    },
+  );
 });

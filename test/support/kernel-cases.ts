@@ -52,7 +52,10 @@ const r = (columns: number) => input("r", "f32", 1, T, columns);
 const norm = (v: Value) => rms_norm(v, param({ name: "norm", type: tensor("f32", v.fixed(-1)) }));
 
 const wholes = (low: number, high: number) => (shape: readonly number[]) =>
-  Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => low + ((i * 7919) % (high - low + 1)));
+  Float64Array.from(
+    { length: shape.reduce((a, b) => a * b, 1) },
+    (_, i) => low + ((i * 7919) % (high - low + 1)),
+  );
 
 /** A product by codes of one kind, and what its parts may hold. */
 function coded(dtype: "i8" | "i4", block: number, zeros: boolean, rows: number, columns: number, name = "q") {
@@ -133,9 +136,12 @@ const products: KernelCase[] = [
   {
     name: "softcap of a product of the last row",
     graph: graph(
-      softcap(linear(norm(slice(x(32), { axis: 1, from: minus(T, 1), to: T })), f32(weight("bf16", 50, 32))), {
-        cap: 5,
-      }),
+      softcap(
+        linear(norm(slice(x(32), { axis: 1, from: minus(T, 1), to: T })), f32(weight("bf16", 50, 32))),
+        {
+          cap: 5,
+        },
+      ),
       x(32),
     ),
     tokens: [1, 4],
@@ -218,7 +224,11 @@ function layer(l: Layer): KernelCase {
     return rope(transpose(unit, { perm: [0, 2, 1, 3] }), positions, { theta: 500, factor: l.norm ? 8 : 1 });
   };
   const past = (name: string) => param({ name, type: tensor("f32", 1, l.kvHeads, l.slots, l.headDim) });
-  const [q, k, value] = [turned("q", l.heads), turned("k", l.kvHeads), swap(project("v", l.kvHeads), l.kvHeads)];
+  const [q, k, value] = [
+    turned("q", l.heads),
+    turned("k", l.kvHeads),
+    swap(project("v", l.kvHeads), l.kvHeads),
+  ];
   const keys = update(past("past.k"), k, start, { axis: 2 });
   const values = update(past("past.v"), value, start, { axis: 2 });
   const kpos = iota({ shape: [1, l.slots], dtype: "i32" });
@@ -232,7 +242,9 @@ function layer(l: Layer): KernelCase {
     aliases: { "next.k": "past.k", "next.v": "past.v" },
   });
   const { heads, kvHeads, headDim, at } = l;
-  const how = [l.window && `window ${l.window}`, l.softcap && "softcap", l.norm && "head norms"].filter(Boolean);
+  const how = [l.window && `window ${l.window}`, l.softcap && "softcap", l.norm && "head norms"].filter(
+    Boolean,
+  );
   return {
     name: `layer of ${heads} heads over ${kvHeads} of ${headDim} from ${at}${how.map((h) => `, ${h}`).join("")}`,
     graph,
@@ -256,8 +268,18 @@ const alone: KernelCase[] = [
   {
     name: "attention of fresh keys without a mask",
     graph: (() => {
-      const [q, k, v] = ["q", "k", "v"].map((n, i) => input(n, "f32", 1, i ? 2 : 4, T, 8)) as [Value, Value, Value];
-      return graph(attention(q, k, v, positions, positions, { scale: 0.3, causal: false }), q, k, v, positions);
+      const [q, k, v] = ["q", "k", "v"].map((n, i) => input(n, "f32", 1, i ? 2 : 4, T, 8)) as [
+        Value,
+        Value,
+        Value,
+      ];
+      return graph(
+        attention(q, k, v, positions, positions, { scale: 0.3, causal: false }),
+        q,
+        k,
+        v,
+        positions,
+      );
     })(),
     tokens: [1, 7],
     values: { positions: (shape) => Float64Array.from({ length: shape[1] as number }, (_, i) => i) },

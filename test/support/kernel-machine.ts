@@ -5,9 +5,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Kernel } from "../../backends/kernel/lang/index.ts";
-import { c, cPrelude } from "../../backends/kernel/print/index.ts";
-import type { Binding, Dispatch, PackedWeight, Phase, Plan, Result, State } from "../../backends/kernel/plan/types.ts";
+import type {
+  Binding,
+  Dispatch,
+  PackedWeight,
+  Phase,
+  Plan,
+  Result,
+  State,
+} from "../../backends/kernel/plan/types.ts";
 import { packedBytes } from "../../backends/kernel/plan/weights.ts";
+import { c, cPrelude } from "../../backends/kernel/print/index.ts";
 import type { WeightStream } from "../../backends/stream/index.ts";
 import { type Sizes, size } from "../../ir/dim.ts";
 
@@ -114,7 +122,11 @@ export class KernelMachine {
   }
 
   #deliver(): void {
-    for (let first = this.#waiting[0]; first && this.#arrived.length >= first.bytes; first = this.#waiting[0]) {
+    for (
+      let first = this.#waiting[0];
+      first && this.#arrived.length >= first.bytes;
+      first = this.#waiting[0]
+    ) {
       this.#waiting.shift();
       first.resolve(this.#arrived.subarray(0, first.bytes));
       this.#arrived = this.#arrived.subarray(first.bytes);
@@ -150,7 +162,15 @@ export class KernelMachine {
       Math.min(most, Math.ceil(size(of, sizes) / per)),
     );
     const uniforms = d.uniforms.map((u) => size(u, sizes));
-    this.#send([4, kernel, ...grid, d.bindings.length, uniforms.length, ...d.bindings.flatMap(place), ...uniforms]);
+    this.#send([
+      4,
+      kernel,
+      ...grid,
+      d.bindings.length,
+      uniforms.length,
+      ...d.bindings.flatMap(place),
+      ...uniforms,
+    ]);
   }
   close(): void {
     this.#process.kill();
@@ -172,7 +192,11 @@ export class PlanRun {
     // What a kernel has not written must not matter.
     machine.write(this.#arena, 0, new Uint8Array(plan.arenaBytes).fill(0xff));
     for (const s of plan.states) this.#states.set(s, machine.allocate(s.bytes));
-    for (const w of plan.weights) this.#weights.set(w, w.chunks.map((piece) => machine.allocate(piece.bytes)));
+    for (const w of plan.weights)
+      this.#weights.set(
+        w,
+        w.chunks.map((piece) => machine.allocate(piece.bytes)),
+      );
   }
 
   /** Puts the weights where the plan wants them. */

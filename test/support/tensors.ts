@@ -32,7 +32,8 @@ export function weightsOf(params: readonly Value[], tensors: Readonly<Record<str
   const bytes = new Map<string, Uint8Array>();
   const of = (name: string): Uint8Array => {
     const param = params.find((v) => v.attrs.name === name);
-    const made = bytes.get(name) ?? encoders[param?.dtype ?? "f32"](tensors[name]?.data ?? new Float64Array());
+    const made =
+      bytes.get(name) ?? encoders[param?.dtype ?? "f32"](tensors[name]?.data ?? new Float64Array());
     bytes.set(name, made);
     return made;
   };

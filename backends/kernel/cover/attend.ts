@@ -2,7 +2,12 @@ import { times } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import { attention, concat, iota, reshape, transpose } from "../../../ir/ops/index.ts";
 import { ringPositions } from "../../../passes/kv-cache.ts";
-import { type AttentionShape, attention as attentionKernel, combine, queriesAtOnce } from "../library/attention.ts";
+import {
+  type AttentionShape,
+  attention as attentionKernel,
+  combine,
+  queriesAtOnce,
+} from "../library/attention.ts";
 import { storedBy } from "./heads.ts";
 import { value } from "./product.ts";
 import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
@@ -95,24 +100,47 @@ function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scen
   const S = k.type.at(2);
   const slotted = typeof S === "number" && kpos === iota({ shape: [1, S], dtype: "i32" });
   if (slotted && attrs.causal)
-    return { needs: [k, v], bind: { key: value(k), value: value(v) }, slots: S, fresh: false, positions: { kind: "slot" } };
+    return {
+      needs: [k, v],
+      bind: { key: value(k), value: value(v) },
+      slots: S,
+      fresh: false,
+      positions: { kind: "slot" },
+    };
   const ring = keys.past && values.past && keys.start && keys.start === values.start ? keys : undefined;
   const slots = ring?.past && iota({ shape: [1, ring.slots], dtype: "i32" });
   const isRing =
-    slots && ring.start && attrs.causal && attrs.window === ring.slots && keys.slots === values.slots &&
+    slots &&
+    ring.start &&
+    attrs.causal &&
+    attrs.window === ring.slots &&
+    keys.slots === values.slots &&
     kpos === concat(ringPositions(ring.start, ring.slots, slots), qpos);
   const start = ring?.start && scene.stepAt(ring.start);
   if (keys.kind === "ring" && values.kind === "ring" && isRing && start !== undefined) {
     // Written already, each slot holds the latest position up to the token's own: all that a window of this size shows.
     const bind = { key: value(keys.made), value: value(values.made) };
-    return { needs: [keys.made, values.made], bind, slots: keys.slots, fresh: false, positions: { kind: "ring", start } };
+    return {
+      needs: [keys.made, values.made],
+      bind,
+      slots: keys.slots,
+      fresh: false,
+      positions: { kind: "ring", start },
+    };
   }
   const at = scene.stepAt(kpos);
   const positions = { kind: "listed", from: at ?? 0 } as const;
   const list: Bound = at === undefined ? value(kpos) : { kind: "step" };
   const listed = at === undefined ? [kpos] : [];
   const beside = [concat.of(k), concat.of(v)] as const;
-  if (keys.past && values.past && beside[0] && beside[1] && keys.kind === "fresh" && values.kind === "fresh") {
+  if (
+    keys.past &&
+    values.past &&
+    beside[0] &&
+    beside[1] &&
+    keys.kind === "fresh" &&
+    values.kind === "fresh"
+  ) {
     const [a, b] = beside;
     const bind = {
       key: value(a.a),

@@ -247,7 +247,10 @@ export class Cover implements Scene, Source {
     const written = update.of(v);
     const work = isReduction(v.op.name)
       ? { of: product(v.shape), per: 1 }
-      : { of: product((written && this.homes.get(written.dest) === to ? written.src : v).shape), per: kernel.threads };
+      : {
+          of: product((written && this.homes.get(written.dest) === to ? written.src : v).shape),
+          per: kernel.threads,
+        };
     const uniforms = Object.fromEntries(kernel.uniforms.map((u, i) => [u.name, dim(sizes[i] as string)]));
     this.#emit(v, { kernel, bind, uniforms, grid: [{ ...work, most: mostGroups }] });
   }

@@ -4,7 +4,17 @@ import { attention, concat, reshape, rms_norm, rope, transpose, update } from ".
 import { gemm, tileOf } from "../library/gemm.ts";
 import { gemv, rowsOfGroup } from "../library/gemv.ts";
 import { type HeadsShape, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
-import { alike, cutFor, packed, plainVector, type Product, productOfWeights, rowsOf, value, whole } from "./product.ts";
+import {
+  alike,
+  cutFor,
+  type Product,
+  packed,
+  plainVector,
+  productOfWeights,
+  rowsOf,
+  value,
+  whole,
+} from "./product.ts";
 import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
 
 interface Turn {
@@ -69,7 +79,14 @@ export function storedBy(k: Value, scene: Scene): Stored {
   const beside = concat.of(k);
   const next = beside && scene.nextOf(beside.a);
   const ring = next && update.of(next);
-  if (beside && ring && ring.attrs.wrap && ring.attrs.axis === 2 && ring.src === beside.b && beside.attrs.axis === 2) {
+  if (
+    beside &&
+    ring &&
+    ring.attrs.wrap &&
+    ring.attrs.axis === 2 &&
+    ring.src === beside.b &&
+    beside.attrs.axis === 2
+  ) {
     const common = { fresh: beside.b, start: ring.start, slots: beside.a.fixed(2), past: beside.a };
     // A single token pushes out only what its own window hides, so it may go in first.
     if (beside.b.shape[2] === 1) return { ...common, kind: "ring", made: next };
@@ -103,7 +120,15 @@ function layer(a: Value, scene: Scene): Match | undefined {
   if (!given || a.shape[0] !== 1 || a.dtype !== "f32") return undefined;
   const [keys, values] = [storedBy(given.k, scene), storedBy(given.v, scene)];
   const [q, k, v] = [given.q, keys.fresh, values.fresh].map((x) => headsOf(x, scene));
-  if (!q?.turn || !k?.turn || !v || v.turn || v.norm || keys.kind !== values.kind || keys.slots !== values.slots)
+  if (
+    !q?.turn ||
+    !k?.turn ||
+    !v ||
+    v.turn ||
+    v.norm ||
+    keys.kind !== values.kind ||
+    keys.slots !== values.slots
+  )
     return undefined;
   const { turn } = q;
   if (turn.positions !== k.turn.positions || turn.theta !== k.turn.theta || turn.factor !== k.turn.factor)
@@ -137,7 +162,12 @@ function layer(a: Value, scene: Scene): Match | undefined {
     rebuilt: [q.rebuild(q.product.over(q.product.x)), restored(keys, k), restored(values, v)],
   };
   const outputs = { q: value(given.q), key: value(keys.made), value: value(values.made) };
-  if (fused) return { ...common, needs: [fused.x], launches: () => [{ ...fused.launch, bind: { ...fused.launch.bind, ...outputs } }] };
+  if (fused)
+    return {
+      ...common,
+      needs: [fused.x],
+      launches: () => [{ ...fused.launch, bind: { ...fused.launch.bind, ...outputs } }],
+    };
   return {
     ...common,
     needs: [q.product.x],
@@ -150,7 +180,12 @@ function layer(a: Value, scene: Scene): Match | undefined {
       const threads = Math.min(scene.device.threads, 2 ** Math.ceil(Math.log2(headDim / 2)));
       return [
         launch,
-        { kernel: ropeHeads(shape, threads), bind, uniforms: { tokens }, grid: [groups, { of: tokens, per: 1 }] },
+        {
+          kernel: ropeHeads(shape, threads),
+          bind,
+          uniforms: { tokens },
+          grid: [groups, { of: tokens, per: 1 }],
+        },
       ];
     },
   };
@@ -169,7 +204,12 @@ function oneLaunch(
   const weights = packed(products, scene);
   if (weights.some(([, w]) => w.chunks.length > 1)) return undefined;
   const cut = cutFor(scene.device);
-  const spec = { ...shape, columns: first.columns, format: first.format, ...(fused && { inputNorm: fused.attrs }) };
+  const spec = {
+    ...shape,
+    columns: first.columns,
+    format: first.format,
+    ...(fused && { inputNorm: fused.attrs }),
+  };
   const kernel = qkv(spec, cut);
   if (kernel.buffers.length > scene.device.buffers) return undefined;
   const x = fused?.x ?? first.x;
@@ -206,4 +246,3 @@ function projection(
   ] as const;
   return { launch: { kernel: gemm(spec, { threads }), bind, uniforms: { tokens }, grid }, projected };
 }
-

@@ -1,5 +1,6 @@
 import { type Dim, product as productOf } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
+import type { Op, Schema } from "../../../ir/op.ts";
 import {
   add,
   constant,
@@ -15,7 +16,6 @@ import {
   slice,
   softcap,
 } from "../../../ir/ops/index.ts";
-import type { Op, Schema } from "../../../ir/op.ts";
 import { type Format, isStored } from "../library/format.ts";
 import { gemm, tileOf } from "../library/gemm.ts";
 import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/gemv.ts";
@@ -85,15 +85,20 @@ export function codedFormat(
   const [columns, blocks] = [codes.fixed(1), scale.fixed(1)];
   const block = columns / blocks;
   const step = dtype === "i8" ? 16 : 32;
-  const fits = columns % 4 === 0 && block % 4 === 0 && (block % step === 0 || step % block === 0 || blocks === 1);
+  const fits =
+    columns % 4 === 0 && block % 4 === 0 && (block % step === 0 || step % block === 0 || blocks === 1);
   const isZero = zero.op === constant && zero.attrs.value === 0;
   const weights = [codes, scale, ...(isZero ? [] : [zero])];
-  if (!fits || (!isZero && zero.type.rank !== 2) || !weights.every((w) => scene.stored(w) === w)) return undefined;
+  if (!fits || (!isZero && zero.type.rank !== 2) || !weights.every((w) => scene.stored(w) === w))
+    return undefined;
   return { dtype, block, zero: !isZero };
 }
 
 /** The buffers that `Matrix` declares, for products whose matrices lie below one another. */
-export function packed(products: readonly Product[], scene: Scene): readonly [name: string, weight: PackedWeight][] {
+export function packed(
+  products: readonly Product[],
+  scene: Scene,
+): readonly [name: string, weight: PackedWeight][] {
   const names = ["weight", "scales", "zeros"];
   const first = products[0] as Product;
   return first.weights.map((_, i) => [
@@ -132,19 +137,39 @@ function shapeOf(v: Value, scene: Scene): Shape | undefined {
   const sum = add.of(v);
   if (sum && sum.a.type.equals(sum.b.type)) {
     const b = only(sum.b);
-    if (b) return { products: [b], epilogue: { residual: true }, residual: sum.a, rebuild: ([p]) => add(sum.a, p as Value) };
+    if (b)
+      return {
+        products: [b],
+        epilogue: { residual: true },
+        residual: sum.a,
+        rebuild: ([p]) => add(sum.a, p as Value),
+      };
     const a = only(sum.a);
-    if (a) return { products: [a], epilogue: { residual: true }, residual: sum.b, rebuild: ([p]) => add(p as Value, sum.b) };
+    if (a)
+      return {
+        products: [a],
+        epilogue: { residual: true },
+        residual: sum.b,
+        rebuild: ([p]) => add(p as Value, sum.b),
+      };
   }
   const cap = softcap.of(v);
   const inside = only(cap?.x);
   if (cap && inside)
-    return { products: [inside], epilogue: { softcap: cap.attrs.cap }, rebuild: ([p]) => softcap(p as Value, cap.attrs) };
+    return {
+      products: [inside],
+      epilogue: { softcap: cap.attrs.cap },
+      rebuild: ([p]) => softcap(p as Value, cap.attrs),
+    };
   const glu = geglu.of(v);
   if (glu) {
     const [gate, up] = [only(glu.gate), only(glu.up)];
     if (gate && up && alike(gate, up))
-      return { products: [gate, up], epilogue: { gate: "gelu" }, rebuild: ([g, u]) => geglu(g as Value, u as Value) };
+      return {
+        products: [gate, up],
+        epilogue: { gate: "gelu" },
+        rebuild: ([g, u]) => geglu(g as Value, u as Value),
+      };
   }
   const gated = mul.of(v);
   if (gated)
@@ -192,7 +217,8 @@ function vector(v: Value, shape: Shape, first: Product, scene: Scene): Match | u
   const cut = slice.of(before);
   const axis = cut ? cut.x.type.axis(cut.attrs.axis) : 0;
   // A row of a matrix needs no copy; the launch says which it is.
-  const picked = cut && productOf(cut.x.shape.slice(0, axis)) === 1 && axis === cut.x.type.rank - 2 ? cut : undefined;
+  const picked =
+    cut && productOf(cut.x.shape.slice(0, axis)) === 1 && axis === cut.x.type.rank - 2 ? cut : undefined;
   const x = picked?.x ?? before;
   const weights = packed(shape.products, scene);
   const main = weights[0]?.[1] as PackedWeight;

@@ -18,7 +18,8 @@ import type { Place, Sizes } from "./place.ts";
 
 /** An element in a register: floats as f32, whole numbers as i32. */
 export type Element = Expr<"f32" | "i32" | "bool">;
-export const registerOf = (d: DType): "f32" | "i32" | "bool" => (isFloat(d) ? "f32" : d === "bool" ? "bool" : "i32");
+export const registerOf = (d: DType): "f32" | "i32" | "bool" =>
+  isFloat(d) ? "f32" : d === "bool" ? "bool" : "i32";
 
 /** What the emitters of elements write with. */
 export interface Elements {
@@ -172,15 +173,33 @@ export const elements = {
     const [first, second] = [cx.sizes.of(a.type.at(axis)), cx.sizes.of(b.type.at(axis))];
     const inFirst = (place.coordinates[axis] as Expr<"u32">).lt(first);
     // Both are computed, so each looks at a place that it has.
-    const left = cx.at(a, place.moved(a.shape, along(place, axis, (c) => c.min(first.sub(1)))));
-    const right = cx.at(b, place.moved(b.shape, along(place, axis, (c) => c.max(first).sub(first).min(second.sub(1)))));
+    const left = cx.at(
+      a,
+      place.moved(
+        a.shape,
+        along(place, axis, (c) => c.min(first.sub(1))),
+      ),
+    );
+    const right = cx.at(
+      b,
+      place.moved(
+        b.shape,
+        along(place, axis, (c) => c.max(first).sub(first).min(second.sub(1))),
+      ),
+    );
     return select(inFirst, left as Expr<"f32">, right as Expr<"f32">);
   },
   gather: (cx, v, place) => {
     const { table, index } = operands(gather, v);
-    const [rows, rest] = [place.coordinates.slice(0, index.type.rank), place.coordinates.slice(index.type.rank)];
+    const [rows, rest] = [
+      place.coordinates.slice(0, index.type.rank),
+      place.coordinates.slice(index.type.rank),
+    ];
     const row = whole(cx.at(index, place.moved(index.shape, rows)));
-    const inside = row.max(0).to("u32").min(cx.sizes.of(table.type.at(0)).sub(1));
+    const inside = row
+      .max(0)
+      .to("u32")
+      .min(cx.sizes.of(table.type.at(0)).sub(1));
     return cx.at(table, place.moved(table.shape, [cx.k.let("row", inside), ...rest]));
   },
   update: (cx, v, place) => {
@@ -194,18 +213,31 @@ export const elements = {
     const behind = (place.coordinates[axis] as Expr<"u32">).to("i32").sub(from);
     // In a ring the last of the numbers that fall on one place wins.
     const ring = behind.mod(all).add(all).mod(all);
-    const at = cx.k.let("written", attrs.wrap ? ring.add(count.sub(1).sub(ring).max(0).div(all).mul(all)) : behind);
+    const at = cx.k.let(
+      "written",
+      attrs.wrap ? ring.add(count.sub(1).sub(ring).max(0).div(all).mul(all)) : behind,
+    );
     const fresh = i32(0).le(at).and(at.lt(count));
     const inside = at.max(0).min(count.sub(1)).to("u32");
-    const value = cx.at(src, place.moved(src.shape, along(place, axis, () => inside)));
+    const value = cx.at(
+      src,
+      place.moved(
+        src.shape,
+        along(place, axis, () => inside),
+      ),
+    );
     return select(fresh, value as Expr<"f32">, cx.at(dest, place) as Expr<"f32">);
   },
   dequantize: (cx, v, place) => {
     const [codes, scale, zero] = v.inputs as [Value, Value, Value];
     const block = codes.fixed(1) / scale.fixed(1);
     const [row, column] = place.coordinates as [Expr<"u32">, Expr<"u32">];
-    const of = (x: Value) => cx.at(x, x.type.rank === 0 ? place.moved([], []) : place.moved(x.shape, [row, column.div(block)]));
-    return whole(cx.at(codes, place)).sub(whole(of(zero))).to("f32").mul(float(of(scale)));
+    const of = (x: Value) =>
+      cx.at(x, x.type.rank === 0 ? place.moved([], []) : place.moved(x.shape, [row, column.div(block)]));
+    return whole(cx.at(codes, place))
+      .sub(whole(of(zero)))
+      .to("f32")
+      .mul(float(of(scale)));
   },
 } as const satisfies { readonly [K in Exclude<PrimitiveName, Walker>]: EmitElement };
 
@@ -232,4 +264,3 @@ const cheap: ReadonlySet<string> = new Set([
   "cast",
   "gather",
 ] satisfies PrimitiveName[]);
-

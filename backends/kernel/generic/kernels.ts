@@ -3,8 +3,25 @@ import { product } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import { matmul, update } from "../../../ir/ops/index.ts";
 import { type DType, dtypes } from "../../../ir/type.ts";
-import { type Expr, f32, type Kernel, type KernelBuilder, kernel, type Readable, select, unpack } from "../lang/index.ts";
-import { converted, type Element, type Elements, elements, operands, registerOf, rounded } from "./element.ts";
+import {
+  type Expr,
+  f32,
+  type Kernel,
+  type KernelBuilder,
+  kernel,
+  type Readable,
+  select,
+  unpack,
+} from "../lang/index.ts";
+import {
+  converted,
+  type Element,
+  type Elements,
+  elements,
+  operands,
+  registerOf,
+  rounded,
+} from "./element.ts";
 import { Place, Sizes } from "./place.ts";
 
 /** How a value that stands in memory is read. */
@@ -70,8 +87,11 @@ class Reader implements Elements {
     if (leaf) return this.#load(given, leaf, place);
     const v = this.#source.primitive(given);
     if (v !== given) return this.at(v, place);
-    const emit = (elements as Readonly<Record<string, (cx: Elements, v: Value, p: Place) => Element>>)[v.op.name];
-    if (!emit) throw new Error(`${v.op.name} : ${v.type} has no elements of its own; it should stand in memory`);
+    const emit = (elements as Readonly<Record<string, (cx: Elements, v: Value, p: Place) => Element>>)[
+      v.op.name
+    ];
+    if (!emit)
+      throw new Error(`${v.op.name} : ${v.type} has no elements of its own; it should stand in memory`);
     this.ops.add(v.op.name);
     return rounded(emit(this, v, place), v.dtype);
   }
@@ -113,7 +133,11 @@ class Reader implements Elements {
 }
 
 const signed = (bits: number) => (word: Expr<"u32">, i: Expr<"u32">) =>
-  word.shr(i.mul(bits)).shl(32 - bits).bits("i32").shr(32 - bits);
+  word
+    .shr(i.mul(bits))
+    .shl(32 - bits)
+    .bits("i32")
+    .shr(32 - bits);
 const half = (packing: "f16x2" | "bf16x2") => (word: Expr<"u32">, i: Expr<"u32">) => {
   const [low, high] = unpack(packing, word).lanes() as [Expr<"f32">, Expr<"f32">];
   return select(i.eq(0), low, high);

@@ -65,7 +65,10 @@ const nothing = -3e38;
  * softmax(q·kᵀ·scale)·v with the running maximum and sum of Milakov & Gimelshein (2018), so that no row of scores
  * ever stands in memory. Groups: x over queries, y over key heads, z over shares of the keys.
  */
-export function attention(s: AttentionShape, { threads, sharedBytes }: { threads: number; sharedBytes: number }): Kernel {
+export function attention(
+  s: AttentionShape,
+  { threads, sharedBytes }: { threads: number; sharedBytes: number },
+): Kernel {
   const doc =
     `attention of ${s.heads} heads over ${s.kvHeads} key heads of ${s.headDim}` +
     `${s.window ? `, the last ${s.window} positions only` : ""}${s.softcap ? `, scores within ±${s.softcap}` : ""}` +
@@ -115,13 +118,26 @@ export function attention(s: AttentionShape, { threads, sharedBytes }: { threads
       to = k.let("slots_end", newest.add(1).max(0).to("u32").min(count));
       if (s.window) {
         const oldest = spans.reduce((a, b) => a.min(b));
-        from = k.let("slots_begin", oldest.add(1 - s.window).max(0).to("u32").min(to));
+        from = k.let(
+          "slots_begin",
+          oldest
+            .add(1 - s.window)
+            .max(0)
+            .to("u32")
+            .min(to),
+        );
       }
     }
     if (s.positions.kind === "ring")
       to = k.let("slots_end", step.at(s.positions.start).add(1).max(0).to("u32").min(count));
     if (s.splits > 1) {
-      const share = k.let("share", to.sub(from).add(s.splits - 1).div(s.splits));
+      const share = k.let(
+        "share",
+        to
+          .sub(from)
+          .add(s.splits - 1)
+          .div(s.splits),
+      );
       const begin = k.let("share_begin", from.add(k.group.z.mul(share)).min(to));
       to = k.let("share_end", begin.add(share).min(to));
       from = begin;
@@ -142,7 +158,11 @@ export function attention(s: AttentionShape, { threads, sharedBytes }: { threads
     /** The output numbers that are this thread's: a query of the tile and four numbers of its head. */
     const own = (o: number) => {
       const i = k.thread.add(o * threads);
-      return { r: i.div(quads), quad: i.mod(quads), some: (o + 1) * threads <= rows * quads ? undefined : i.lt(rows * quads) };
+      return {
+        r: i.div(quads),
+        quad: i.mod(quads),
+        some: (o + 1) * threads <= rows * quads ? undefined : i.lt(rows * quads),
+      };
     };
 
     k.for("first_slot", { from, to, step: keys }, (firstSlot) => {
@@ -150,7 +170,11 @@ export function attention(s: AttentionShape, { threads, sharedBytes }: { threads
         k.for("i", { from: k.thread, to: keys * quads, step: threads }, (i) => {
           const [j, quad] = [i.div(quads), i.mod(quads)];
           const slot = k.let("slot", firstSlot.add(j).min(to.sub(1)));
-          const old = kvHead.mul(slots).add(slot.min(slots.sub(1))).mul(quads).add(quad);
+          const old = kvHead
+            .mul(slots)
+            .add(slot.min(slots.sub(1)))
+            .mul(quads)
+            .add(quad);
           if (!fresh) {
             tile.set(j.mul(pitch).add(quad), slotted.at(old));
             return;
@@ -158,7 +182,11 @@ export function attention(s: AttentionShape, { threads, sharedBytes }: { threads
           k.if(
             slot.lt(slots),
             () => tile.set(j.mul(pitch).add(quad), slotted.at(old)),
-            () => tile.set(j.mul(pitch).add(quad), fresh.at(kvHead.mul(tokens).add(slot.sub(slots)).mul(quads).add(quad))),
+            () =>
+              tile.set(
+                j.mul(pitch).add(quad),
+                fresh.at(kvHead.mul(tokens).add(slot.sub(slots)).mul(quads).add(quad)),
+              ),
           );
         });
       };
@@ -174,7 +202,8 @@ export function attention(s: AttentionShape, { threads, sharedBytes }: { threads
         if (s.softcap) score = k.let("capped_score", capped(score, s.softcap));
         const slot = k.let("slot", firstSlot.add(j));
         let held: Expr<"i32"> | undefined;
-        if (listed && s.positions.kind === "listed") held = listed.at(slot.min(count.sub(1)).add(s.positions.from));
+        if (listed && s.positions.kind === "listed")
+          held = listed.at(slot.min(count.sub(1)).add(s.positions.from));
         else if (s.positions.kind === "slot") held = slot.to("i32");
         if (held && masked) {
           const position = k.let("position", positionOf(firstRow.add(r)));
@@ -237,8 +266,12 @@ export function attention(s: AttentionShape, { threads, sharedBytes }: { threads
 }
 
 /** The row of the result that belongs to a head and a token. */
-const placeOf = (s: AttentionShape, head: Expr<"u32">, token: Expr<"u32">, tokens: Expr<"u32">): Expr<"u32"> =>
-  s.byToken ? token.mul(s.heads).add(head) : head.mul(tokens).add(token);
+const placeOf = (
+  s: AttentionShape,
+  head: Expr<"u32">,
+  token: Expr<"u32">,
+  tokens: Expr<"u32">,
+): Expr<"u32"> => (s.byToken ? token.mul(s.heads).add(head) : head.mul(tokens).add(token));
 
 /** Joins what the groups that shared a query's keys have left: one group for each key head and query. */
 export function combine(s: AttentionShape, threads: number): Kernel {

@@ -36,7 +36,8 @@ export function embed(s: EmbedShape, threads: number): Kernel {
           const shifted = zero ? value.sub(zero) : value;
           const whole = factor ? shifted.mul(factor) : shifted;
           const quad = piece.mul(matrix.step / 4).add(j);
-          const set = () => y.set(k.group.x.mul(s.columns / 4).add(quad), s.scale === 1 ? whole : whole.mul(s.scale));
+          const set = () =>
+            y.set(k.group.x.mul(s.columns / 4).add(quad), s.scale === 1 ? whole : whole.mul(s.scale));
           if (matrix.padded) k.if(quad.lt(s.columns / 4), set);
           else set();
         });

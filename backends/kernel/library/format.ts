@@ -1,5 +1,5 @@
 import type { DType } from "../../../ir/type.ts";
-import { type Expr, type KernelBuilder, quad, range, type Readable, u32, unpack } from "../lang/index.ts";
+import { type Expr, type KernelBuilder, quad, type Readable, range, u32, unpack } from "../lang/index.ts";
 
 /** How the elements of a matrix are stored. */
 export interface Format {
@@ -10,7 +10,10 @@ export interface Format {
   readonly zero: boolean;
 }
 
-export const bits = { f32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 } as const satisfies Record<Format["dtype"], number>;
+export const bits = { f32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 } as const satisfies Record<
+  Format["dtype"],
+  number
+>;
 export const isStored = (d: DType): d is Format["dtype"] => Object.hasOwn(bits, d);
 
 /** As part of a kernel's name: `bf16`, `i4b32z`. */
@@ -25,8 +28,7 @@ const unpackers: { readonly [K in Format["dtype"]]: (q: Expr<"u32x4">) => Expr<"
   f16: (q) => halves("f16x2", q),
   bf16: (q) => halves("bf16x2", q),
   i8: (q) => range(4).map((i) => unpack("i8x4", quarter(q, i))),
-  i4: (q) =>
-    range(8).map((i) => unpack(i % 2 ? "i4x4.high" : "i4x4.low", quarter(q, Math.floor(i / 2)))),
+  i4: (q) => range(8).map((i) => unpack(i % 2 ? "i4x4.high" : "i4x4.low", quarter(q, Math.floor(i / 2)))),
 };
 
 function halves(packing: "f16x2" | "bf16x2", q: Expr<"u32x4">): Expr<"f32x4">[] {
@@ -86,7 +88,11 @@ export class Matrix {
     const word = this.#zeros.at(row.mul(words).add(block.div(codes)));
     const width = bits[this.format.dtype];
     const up = u32(32 - width).sub(block.mod(codes).mul(width));
-    return word.shl(up).bits("i32").shr(32 - width).to("f32");
+    return word
+      .shl(up)
+      .bits("i32")
+      .shr(32 - width)
+      .to("f32");
   }
   /** Whether one scale serves the whole row. */
   get rowScale(): boolean {

@@ -45,7 +45,9 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
     const pitch = quads + 1;
     const xs = k.shared("x_tile", "f32x4", tile.tokens * pitch);
     const halves = gate ? 2 : 1;
-    const ws = range(halves).map((h) => k.shared(halves > 1 ? `w_tile${h}` : "w_tile", "f32x4", tile.rows * pitch));
+    const ws = range(halves).map((h) =>
+      k.shared(halves > 1 ? `w_tile${h}` : "w_tile", "f32x4", tile.rows * pitch),
+    );
     const firstToken = k.let("first_token", k.group.y.mul(tile.tokens));
     const firstRow = k.let("first_row", k.group.x.mul(tile.rows));
     const ownToken = k.let("own_token", k.thread.div(across).mul(side));
@@ -61,7 +63,9 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
         const [row, quad] = [i.div(quads), i.mod(quads)];
         const at = start.mul(quads).add(quad);
         const token = firstToken.add(row).min(tokens.sub(1));
-        const loaded = x.at(token.mul(width).add(width * 4 === s.columns && width % quads === 0 ? at : at.min(width - 1)));
+        const loaded = x.at(
+          token.mul(width).add(width * 4 === s.columns && width % quads === 0 ? at : at.min(width - 1)),
+        );
         const whole = width % quads === 0 ? loaded : select(at.lt(width), loaded, literal("f32x4", 0));
         xs.set(row.mul(pitch).add(quad), whole);
       });
@@ -70,7 +74,13 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
         const [own, part] = [k.let("tile_row", i.div(pieces)), k.let("tile_piece", i.mod(pieces))];
         const piece = k.let("piece", start.mul(pieces).add(part));
         ws.forEach((w, h) => {
-          const row = k.let("row", firstRow.add(own).min(s.rows - 1).add(h * s.rows));
+          const row = k.let(
+            "row",
+            firstRow
+              .add(own)
+              .min(s.rows - 1)
+              .add(h * s.rows),
+          );
           const inside = matrix.pieces % pieces === 0 ? piece : piece.min(matrix.pieces - 1);
           const codes = k.let("codes", matrix.load(row, inside));
           const perGranule = matrix.granule / 4;
@@ -79,7 +89,13 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
             const zero = matrix.zero(row, inside, g);
             const scale = matrix.rowScale ? undefined : matrix.scale(row, inside, g);
             const shifted = zero ? value.sub(zero) : value;
-            w.set(own.mul(pitch).add(part.mul(matrix.step / 4)).add(j), scale ? shifted.mul(scale) : shifted);
+            w.set(
+              own
+                .mul(pitch)
+                .add(part.mul(matrix.step / 4))
+                .add(j),
+              scale ? shifted.mul(scale) : shifted,
+            );
           });
         });
       });
@@ -89,7 +105,7 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
         ws.forEach((w, h) => {
           range(side).forEach((j) => {
             const right = k.let(`right${h ? "b" : ""}${j}`, w.at(ownRow.add(j).mul(pitch).add(quad)));
-            range(side).forEach((i) => sums[h]?.[i]?.[j]?.inc((left[i] as Expr<"f32x4">).mul(right)));
+            for (const i of range(side)) sums[h]?.[i]?.[j]?.inc((left[i] as Expr<"f32x4">).mul(right));
           });
         });
       });

@@ -1,4 +1,13 @@
-import { type Expr, type Kernel, type KernelBuilder, kernel, literal, range, type Readable, select } from "../lang/index.ts";
+import {
+  type Expr,
+  type Kernel,
+  type KernelBuilder,
+  kernel,
+  literal,
+  type Readable,
+  range,
+  select,
+} from "../lang/index.ts";
 import { type Format, formatName, Matrix } from "./format.ts";
 import { type Activation, activations, softcap } from "./math.ts";
 
@@ -83,7 +92,11 @@ export function gemv(s: GemvShape, cut: Cut): Kernel {
     });
     const wanted = gate ? [...own, ...own.map((row) => row.add(rows))] : own;
     const named = wanted.map((row, r) => k.let(`row${r}`, row));
-    const sums = products(k, { x, offset: picked, scale, eps: s.norm?.eps ?? 0, matrix, lanes, prefetch: cut.prefetch }, named);
+    const sums = products(
+      k,
+      { x, offset: picked, scale, eps: s.norm?.eps ?? 0, matrix, lanes, prefetch: cut.prefetch },
+      named,
+    );
 
     k.if(k.thread.mod(lanes).eq(0), () => {
       for (const r of range(each)) {

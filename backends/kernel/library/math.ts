@@ -4,7 +4,12 @@ import { type Expr, f32, select } from "../lang/index.ts";
 export const activations = {
   gelu: (x) => {
     const cubic = x.add(x.mul(x).mul(x).mul(0.044715));
-    return x.mul(0.5).mul(cubic.mul(Math.sqrt(2 / Math.PI)).tanh().add(1));
+    return x.mul(0.5).mul(
+      cubic
+        .mul(Math.sqrt(2 / Math.PI))
+        .tanh()
+        .add(1),
+    );
   },
   gelu_erf: (x) => x.mul(0.5).mul(erf(x.mul(Math.SQRT1_2)).add(1)),
   silu: (x) => x.div(x.neg().exp().add(1)),
@@ -29,7 +34,10 @@ const twoPi = [6.28125, 0.0019350051879882812, 3.0199159795074593e-7] as const;
 
 /** Sine and cosine of radians. Some devices are exact between -π and π only, so whole turns are taken off first. */
 export function turn(angle: Expr<"f32">): { sin: Expr<"f32">; cos: Expr<"f32"> } {
-  const turns = angle.mul(1 / (2 * Math.PI)).add(0.5).floor();
+  const turns = angle
+    .mul(1 / (2 * Math.PI))
+    .add(0.5)
+    .floor();
   const rest = twoPi.reduce<Expr<"f32">>((left, part) => left.sub(turns.mul(part)), angle);
   return { sin: rest.sin(), cos: rest.cos() };
 }

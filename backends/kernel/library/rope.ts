@@ -1,4 +1,15 @@
-import { type Expr, f32, type Kernel, type KernelBuilder, kernel, range, type Readable, select, u32, type Writable } from "../lang/index.ts";
+import {
+  type Expr,
+  f32,
+  type Kernel,
+  type KernelBuilder,
+  kernel,
+  type Readable,
+  range,
+  select,
+  u32,
+  type Writable,
+} from "../lang/index.ts";
 import { type Format, formatName, Matrix } from "./format.ts";
 import { type Cut, lanesFor, products } from "./gemv.ts";
 import { frequencies, turn } from "./math.ts";
@@ -41,10 +52,19 @@ interface Targets {
 }
 
 /** The place of number 0 of a key head's row for token t. */
-function keyRow(s: HeadsShape, step: Readable<"i32">, head: Expr<"u32">, t: Expr<"u32">, tokens: Expr<"u32">): Expr<"u32"> {
+function keyRow(
+  s: HeadsShape,
+  step: Readable<"i32">,
+  head: Expr<"u32">,
+  t: Expr<"u32">,
+  tokens: Expr<"u32">,
+): Expr<"u32"> {
   if (s.store.kind === "fresh") return head.mul(tokens).add(t).mul(s.headDim);
   const { slots } = s.store;
-  const slot = step.at(s.places.start ?? 0).to("u32").add(t);
+  const slot = step
+    .at(s.places.start ?? 0)
+    .to("u32")
+    .add(t);
   const row = s.store.kind === "ring" ? slot.mod(slots) : slot;
   return head.mul(slots).add(row).mul(s.headDim);
 }
@@ -55,7 +75,12 @@ function place(
   s: HeadsShape,
   to: Targets,
   step: Readable<"i32">,
-  at: { readonly head: Expr<"u32">; readonly t: Expr<"u32">; readonly tokens: Expr<"u32">; readonly i: Expr<"u32"> },
+  at: {
+    readonly head: Expr<"u32">;
+    readonly t: Expr<"u32">;
+    readonly tokens: Expr<"u32">;
+    readonly i: Expr<"u32">;
+  },
   low: Expr<"f32">,
   high: Expr<"f32">,
 ): void {
@@ -109,10 +134,20 @@ export function ropeHeads(s: HeadsShape, threads: number): Kernel {
       });
       const [square] = k.reduce("+", [{ name: "square", value: squares }]);
       if (square)
-        k.if(head.lt(s.heads + s.kvHeads), () => inverse.set(square.div(D).add(s.norm?.eps ?? 0).rsqrt()));
+        k.if(head.lt(s.heads + s.kvHeads), () =>
+          inverse.set(
+            square
+              .div(D)
+              .add(s.norm?.eps ?? 0)
+              .rsqrt(),
+          ),
+        );
     }
     k.for("i", { from: k.thread, to: half, step: threads }, (i) => {
-      const [low, high] = [k.var("low", projected.at(row.add(i))), k.var("high", projected.at(row.add(i).add(half)))];
+      const [low, high] = [
+        k.var("low", projected.at(row.add(i))),
+        k.var("high", projected.at(row.add(i).add(half))),
+      ];
       if (scales && inverse)
         k.if(head.lt(s.heads + s.kvHeads), () => {
           const from = k.let("from", select(head.lt(s.heads), u32(0), u32(D)).add(i));

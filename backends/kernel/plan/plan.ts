@@ -73,7 +73,11 @@ function stateInputs(g: Graph, most: Sizes, inputs: readonly StepInput[]): State
     .filter((v) => !taken.has(String(v.attrs.name)))
     .map((v) => {
       const name = String(v.attrs.name);
-      return { name, bytes: elements(v, most) * 4, kind: kept.has(name) ? ("cache" as const) : ("input" as const) };
+      return {
+        name,
+        bytes: elements(v, most) * 4,
+        kind: kept.has(name) ? ("cache" as const) : ("input" as const),
+      };
     });
 }
 
@@ -92,7 +96,11 @@ function cover(g: Graph, stage: Stage, most: Sizes, keep: readonly string[]): Dr
   const { launches } = made;
   const slotOf = (b: Bound): Slot | undefined => {
     const home =
-      b.kind === "value" || b.kind === "part" ? made.homes.get(b.value) : b.kind === "home" ? b.home : undefined;
+      b.kind === "value" || b.kind === "part"
+        ? made.homes.get(b.value)
+        : b.kind === "home"
+          ? b.home
+          : undefined;
     if (b.kind === "scratch") return made.scratches.get(b.scratch);
     return home?.kind === "arena" ? home.slot : undefined;
   };
@@ -105,16 +113,25 @@ function cover(g: Graph, stage: Stage, most: Sizes, keep: readonly string[]): Dr
   launches.forEach((launch, i) => {
     for (const b of Object.values(launch.bind)) touch(slotOf(b), i);
   });
-  const pinned = [...Object.values(g.outputs), ...[...g.origins].filter(([, o]) => keep.includes(o)).map(([v]) => v)];
+  const pinned = [
+    ...Object.values(g.outputs),
+    ...[...g.origins].filter(([, o]) => keep.includes(o)).map(([v]) => v),
+  ];
   for (const v of pinned) {
     const home = made.homes.get(v);
     if (home?.kind === "arena" && lives.has(home.slot)) touch(home.slot, launches.length);
   }
   const slots = [...lives.keys()];
-  const all: Lifetime[] = slots.map((s) => ({ bytes: slotBytes(s, most), ...(lives.get(s) as { first: number; last: number }) }));
+  const all: Lifetime[] = slots.map((s) => ({
+    bytes: slotBytes(s, most),
+    ...(lives.get(s) as { first: number; last: number }),
+  }));
   const { offsets, bytes } = arrange(all, alignment);
   const places = new Map(
-    slots.map((s, i) => [s, { space: "arena", offset: offsets[i] as number, bytes: (all[i] as Lifetime).bytes } as const]),
+    slots.map((s, i) => [
+      s,
+      { space: "arena", offset: offsets[i] as number, bytes: (all[i] as Lifetime).bytes } as const,
+    ]),
   );
   return { cover: made, most, places, arenaBytes: bytes, keep };
 }
@@ -164,14 +181,20 @@ function phase({ cover: made, most, places, keep }: Draft, step: State): Phase {
       weightBytes: bindings.reduce((n, b) => n + (b.space === "weight" ? b.bytes : 0), 0),
     };
   };
-  const result = (v: Value): Result => ({ binding: at(homes.get(v) as Home), dtype: v.dtype, shape: v.shape });
+  const result = (v: Value): Result => ({
+    binding: at(homes.get(v) as Home),
+    dtype: v.dtype,
+    shape: v.shape,
+  });
   const kept = [...graph.origins].filter(([v, o]) => keep.includes(o) && homes.get(v)?.kind === "arena");
   const outputs = Object.entries(graph.outputs).map(([name, v]) => {
     const input = graph.aliases[name];
     const state = input === undefined ? undefined : made.stateOf(input);
     return [name, state ? { ...result(v), binding: at({ kind: "state", state }) } : result(v)] as const;
   });
-  const usesT = launches.some((l) => [...Object.values(l.uniforms), ...l.grid.map((e) => e?.of ?? 1)].some((d) => names(d).length > 0));
+  const usesT = launches.some((l) =>
+    [...Object.values(l.uniforms), ...l.grid.map((e) => e?.of ?? 1)].some((d) => names(d).length > 0),
+  );
   return {
     open: usesT ? (most as Record<string, number>) : {},
     dispatches: launches.map(dispatch),
