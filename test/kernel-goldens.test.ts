@@ -92,7 +92,6 @@ describe.skipIf(noCompiler)("planned kernels give the goldens", () => {
       }
       run.free();
     }
-    console.log(name, worst, golden.atol);
     expect(worst).toBeLessThanOrEqual(golden.atol);
   });
 });

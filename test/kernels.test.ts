@@ -6,7 +6,7 @@ import type { Graph } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
 import type { HostTensor } from "../ir/tensor.ts";
 import { isFloat } from "../ir/type.ts";
-import { cases } from "./support/kernel-cases.ts";
+import { anything, cases } from "./support/kernel-cases.ts";
 import { KernelMachine, noCompiler, PlanRun } from "./support/kernel-machine.ts";
 import { random, randomTensor } from "./support/random-graph.ts";
 import { weightsOf } from "./support/tensors.ts";
@@ -23,33 +23,52 @@ interface Case {
   readonly device: string;
   readonly graph: Graph;
   readonly plan: Plan;
-  readonly tokens: number;
+  readonly sizes: { readonly T: number; readonly B: number };
   readonly tensors: Readonly<Record<string, HostTensor>>;
 }
 
 const all: Case[] = Object.entries(devices).flatMap(([device, own]) =>
-  cases.flatMap(({ name, graph, tokens, limit, values = {} }) =>
-    tokens.map((T) => {
-      const next = random(T + name.length);
-      const params = [...new Set([...graph.inputs, ...graph.stored()])];
-      const made = params.map((v) => {
-        const key = String(v.attrs.name);
-        const given = values[key];
-        const shape = v.shape.map((d) => size(d, { T }));
-        return [key, given ? { shape, data: given(shape, T) } : randomTensor(v.type, { T }, next)] as const;
-      });
-      const bindingBytes = limit ?? limits.bindingBytes;
-      return {
-        name: `${name}, ${T} tokens, ${device}`,
-        device,
-        graph,
-        plan: plan(graph, { device: { ...limits, ...own, bindingBytes }, tokens: Math.max(T, 2) }),
-        tokens: T,
-        tensors: Object.fromEntries(made),
-      };
-    }),
+  (device === "groups" ? [...cases, ...anything] : cases).flatMap(
+    ({ name, graph, tokens, limit, batch = 1, values = {} }) =>
+      tokens.map((T) => {
+        const sizes = { T, B: batch };
+        const next = random(T + name.length);
+        const params = [...new Set([...graph.inputs, ...graph.stored()])];
+        const made = params.map((v) => {
+          const key = String(v.attrs.name);
+          const given = values[key];
+          const shape = v.shape.map((d) => size(d, sizes));
+          return [key, given ? { shape, data: given(shape, T) } : randomTensor(v.type, sizes, next)] as const;
+        });
+        const bindingBytes = limit ?? limits.bindingBytes;
+        return {
+          name: `${name}, ${T} tokens, ${device}`,
+          device,
+          graph,
+          plan: plan(graph, {
+            device: { ...limits, ...own, bindingBytes },
+            tokens: Math.max(T, 2),
+            sizes: { B: batch },
+          }),
+          sizes,
+          tensors: Object.fromEntries(made),
+        };
+      }),
   ),
 );
+
+function meaning(
+  graph: Graph,
+  sizes: Sizes,
+  tensors: Case["tensors"],
+): Record<string, HostTensor> | undefined {
+  try {
+    return interpret(graph, { sizes, tensor: (name) => tensors[name] });
+  } catch (e) {
+    if (e instanceof RangeError) return undefined;
+    throw e;
+  }
+}
 
 describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter means", () => {
   const machines = new Map<string, KernelMachine>();
@@ -64,29 +83,29 @@ describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter 
     for (const machine of machines.values()) machine.close();
   });
 
-  test.each(all.map((c) => [c.name, c] as const))(
-    "%s",
-    async (_, { graph, plan, tokens, tensors, device }) => {
-      const sizes: Sizes = { T: tokens };
-      const want = interpret(graph, { sizes, tensor: (name) => tensors[name] });
-      const run = new PlanRun(plan, machines.get(device) as KernelMachine);
-      const stream = new WeightStream(graph, weightsOf(graph.stored(), tensors), () => {});
-      await run.load(stream);
-      await stream.close();
-      for (const v of graph.inputs) {
-        const { data } = tensors[String(v.attrs.name)] as HostTensor;
-        run.set(String(v.attrs.name), isFloat(v.dtype) ? Float32Array.from(data) : Int32Array.from(data));
-      }
-      const phase = tokens === 1 ? plan.decode : plan.prefill;
-      run.run(phase, sizes);
-      for (const [name, expected] of Object.entries(want)) {
-        const got = await run.result(phase.outputs[name] as Plan["decode"]["outputs"][string], sizes);
-        const largest = expected.data.reduce((m, x) => Math.max(m, Math.abs(x)), 1e-3);
-        const worst = got.reduce((m, x, i) => Math.max(m, Math.abs(x - (expected.data[i] as number))), 0);
-        expect(got.length).toBe(expected.data.length);
-        expect(worst / largest, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(2e-5);
-      }
-      run.free();
-    },
-  );
+  test.for(all)("$name", async ({ graph, plan, sizes, tensors, device }, context) => {
+    const want = meaning(graph, sizes, tensors);
+    if (!want) return context.skip("the interpreter finds an index out of range");
+    const run = new PlanRun(plan, machines.get(device) as KernelMachine);
+    const stream = new WeightStream(graph, weightsOf(graph.stored(), tensors), () => {});
+    await run.load(stream);
+    await stream.close();
+    for (const v of graph.inputs) {
+      const { data } = tensors[String(v.attrs.name)] as HostTensor;
+      run.set(String(v.attrs.name), isFloat(v.dtype) ? Float32Array.from(data) : Int32Array.from(data));
+    }
+    const phase = sizes.T === 1 ? plan.decode : plan.prefill;
+    run.run(phase, sizes);
+    for (const [name, expected] of Object.entries(want)) {
+      const got = await run.result(phase.outputs[name] as Plan["decode"]["outputs"][string], sizes);
+      const finite = expected.data.filter(Number.isFinite);
+      const largest = finite.reduce((m, x) => Math.max(m, Math.abs(x)), 1e-3);
+      // No device promises to keep NaN.
+      const error = (x: number, y: number) => (x === y || Number.isNaN(y) ? 0 : Math.abs(x - y) / largest);
+      const worst = got.reduce((m, x, i) => Math.max(m, error(x, expected.data[i] as number)), 0);
+      expect(got.length).toBe(expected.data.length);
+      expect(worst, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(2e-5);
+    }
+    run.free();
+  });
 });

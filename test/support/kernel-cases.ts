@@ -1,5 +1,7 @@
+import fc from "fast-check";
 import { dim, minus } from "../../ir/dim.ts";
 import { Graph, type Value } from "../../ir/graph.ts";
+import { registry } from "../../ir/op.ts";
 import {
   add,
   attention,
@@ -12,6 +14,7 @@ import {
   linear,
   mul,
   param,
+  preparations,
   quant_gather,
   quant_linear,
   reshape,
@@ -23,7 +26,8 @@ import {
   transpose,
   update,
 } from "../../ir/ops/index.ts";
-import { type DType, tensor } from "../../ir/type.ts";
+import { type DType, parseType, tensor } from "../../ir/type.ts";
+import { graphs, sizes } from "./random-graph.ts";
 
 /** What the kernels are tried on: sizes that fit nothing, every way to store a weight, everything that is fused. */
 export interface KernelCase {
@@ -31,6 +35,8 @@ export interface KernelCase {
   readonly graph: Graph;
   /** How many tokens to try it with. */
   readonly tokens: readonly number[];
+  /** What B is; 1 when left out. */
+  readonly batch?: number;
   /** The most bytes of one binding. */
   readonly limit?: number;
   /** What some tensors hold, where anything will not do. */
@@ -286,4 +292,26 @@ const alone: KernelCase[] = [
   },
 ];
 
-export const cases: readonly KernelCase[] = [...products, ...tables, ...norms, ...layers, ...alone];
+/** Each op on its own: the generic kernels take what no hand-written one does. */
+const ops: KernelCase[] = [...registry.values()]
+  .filter((op) => op !== param && !Object.hasOwn(preparations, op.name))
+  .map((op) => {
+    const [types, attrs = {}] = op.example;
+    const operands = types.map((t, i) => param({ name: `x${i}`, type: parseType(t) }));
+    const v = (op as unknown as (...args: unknown[]) => Value)(...operands, attrs);
+    const inputs = operands.filter((x) => x.dtype !== "i8" && x.dtype !== "i4");
+    return { name: `op ${op.name}`, graph: graph(cast(v, { to: "f32" }), ...inputs), tokens: [3] };
+  });
+
+/** Graphs at random: whatever passes make of a model must run. */
+export const anything: readonly KernelCase[] = fc.sample(graphs, { seed: 1, numRuns: 40 }).map((g, i) => {
+  const inputs = [...g.inputs, ...g.weights()];
+  return {
+    name: `random graph ${i}`,
+    graph: g.with({ inputs, aliases: {} }),
+    tokens: [sizes.T],
+    batch: sizes.B,
+  };
+});
+
+export const cases: readonly KernelCase[] = [...products, ...tables, ...norms, ...layers, ...alone, ...ops];

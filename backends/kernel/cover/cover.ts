@@ -1,4 +1,4 @@
-import { type Dim, dim, product, type Sizes, size } from "../../../ir/dim.ts";
+import { dim, product, type Sizes, size } from "../../../ir/dim.ts";
 import type { Graph, Value } from "../../../ir/graph.ts";
 import { constant, param, transpose, update } from "../../../ir/ops/index.ts";
 import { isCheap } from "../generic/element.ts";
@@ -233,6 +233,10 @@ export class Cover implements Scene, Source {
   }
 
   #launch(v: Value, made: Generic): void {
+    if (v.shape.includes(0)) {
+      this.#settle(v);
+      return;
+    }
     for (const x of made.reads) this.need(x);
     this.#settle(v);
     this.#push(v, made, this.homes.get(v) as Home);

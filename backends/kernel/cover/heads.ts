@@ -7,6 +7,7 @@ import { type HeadsShape, pairsOfGroup, qkv, ropeHeads } from "../library/rope.t
 import {
   alike,
   cutFor,
+  normBefore,
   type Product,
   packed,
   plainVector,
@@ -81,15 +82,14 @@ export function storedBy(k: Value, scene: Scene): Stored {
   const ring = next && update.of(next);
   if (
     beside &&
-    ring &&
-    ring.attrs.wrap &&
+    ring?.attrs.wrap &&
     ring.attrs.axis === 2 &&
     ring.src === beside.b &&
     beside.attrs.axis === 2
   ) {
     const common = { fresh: beside.b, start: ring.start, slots: beside.a.fixed(2), past: beside.a };
     // A single token pushes out only what its own window hides, so it may go in first.
-    if (beside.b.shape[2] === 1) return { ...common, kind: "ring", made: next };
+    if (next && beside.b.shape[2] === 1) return { ...common, kind: "ring", made: next };
     return { ...common, kind: "fresh", made: beside.b };
   }
   return { kind: "fresh", fresh: k, made: k, start: undefined, slots: 0, past: undefined };
@@ -168,12 +168,13 @@ function layer(a: Value, scene: Scene): Match | undefined {
       needs: [fused.x],
       launches: () => [{ ...fused.launch, bind: { ...fused.launch.bind, ...outputs } }],
     };
+  const tokens = rowsOf(q.product.x);
+  const norm = tokens === 1 ? normBefore(q.product.x, scene) : undefined;
   return {
     ...common,
-    needs: [q.product.x],
+    needs: [norm?.x ?? q.product.x],
     launches: () => {
-      const tokens = rowsOf(q.product.x);
-      const { launch, projected } = projection(pieces, tokens, scene);
+      const { launch, projected } = projection(pieces, tokens, norm, scene);
       const bind: Record<string, Bound> = { projected, step: { kind: "step" }, ...outputs };
       if (norms) bind.head_norms = whole(scene.pack(norms, "numbers"));
       const groups = { of: shape.heads + 2 * shape.kvHeads, per: 1 };
@@ -199,8 +200,7 @@ function oneLaunch(
 ): { x: Value; launch: Launch } | undefined {
   const first = products[0] as Product;
   if (rowsOf(first.x) !== 1 || shape.norm) return undefined;
-  const norm = rms_norm.of(first.x);
-  const fused = norm && plainVector(norm.scale, scene) && norm.x.dtype === "f32" ? norm : undefined;
+  const fused = normBefore(first.x, scene);
   const weights = packed(products, scene);
   if (weights.some(([, w]) => w.chunks.length > 1)) return undefined;
   const cut = cutFor(scene.device);
@@ -224,14 +224,22 @@ function oneLaunch(
 function projection(
   products: readonly Product[],
   tokens: Dim,
+  norm: ReturnType<typeof normBefore>,
   scene: Scene,
 ): { launch: Launch; projected: Bound } {
   const first = products[0] as Product;
   const weights = packed(products, scene);
   const rows = products.reduce((n, p) => n + p.rows, 0);
   const projected: Bound = { kind: "scratch", scratch: { rows: tokens, columns: rows } };
-  const spec = { rows, columns: first.columns, format: first.format, epilogue: {} };
-  const bind: Record<string, Bound> = { x: value(first.x), y: projected };
+  const spec = {
+    rows,
+    columns: first.columns,
+    format: first.format,
+    ...(norm && { norm: norm.attrs }),
+    epilogue: {},
+  };
+  const bind: Record<string, Bound> = { x: value(norm?.x ?? first.x), y: projected };
+  if (norm) bind.norm = whole(scene.pack([norm.scale], "numbers"));
   for (const [name, w] of weights) bind[name] = whole(w);
   if (tokens === 1) {
     const cut = cutFor(scene.device);

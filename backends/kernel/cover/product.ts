@@ -47,7 +47,7 @@ export function productOfWeights(v: Value, scene: Pick<Scene, "stored">): Produc
   const plain = linear.of(v);
   if (plain) {
     const stored = scene.stored(plain.w);
-    if (!stored || stored.type.rank !== 2 || !isStored(stored.dtype) || v.dtype !== "f32") return undefined;
+    if (stored?.type.rank !== 2 || !isStored(stored.dtype) || v.dtype !== "f32") return undefined;
     const columns = stored.fixed(1);
     if (columns % 4 !== 0 || stored.dtype === "i8" || stored.dtype === "i4") return undefined;
     return {
@@ -114,6 +114,12 @@ export function packed(
 export const plainVector = (v: Value, scene: Pick<Scene, "stored">): boolean =>
   v.op === param && v.dtype === "f32" && v.type.rank === 1 && scene.stored(v) === v;
 
+/** The norm that makes `x`, where a product of one vector can do it on the way. */
+export function normBefore(x: Value, scene: Pick<Scene, "stored">) {
+  const norm = rms_norm.of(x);
+  return norm && plainVector(norm.scale, scene) && norm.x.dtype === "f32" ? norm : undefined;
+}
+
 /** What comes before and after a product. */
 interface Shape {
   readonly products: readonly Product[];
@@ -135,7 +141,7 @@ function shapeOf(v: Value, scene: Scene): Shape | undefined {
   const itself = productOfWeights(v, scene);
   if (itself) return { products: [itself], epilogue: {}, rebuild: ([p]) => p as Value };
   const sum = add.of(v);
-  if (sum && sum.a.type.equals(sum.b.type)) {
+  if (sum?.a.type.equals(sum.b.type)) {
     const b = only(sum.b);
     if (b)
       return {
@@ -211,8 +217,7 @@ export const product: Tile = {
 
 /** One vector: the norm before it is part of the walk over the vector. */
 function vector(v: Value, shape: Shape, first: Product, scene: Scene): Match | undefined {
-  const norm = rms_norm.of(first.x);
-  const fused = norm && plainVector(norm.scale, scene) && norm.x.dtype === "f32" ? norm : undefined;
+  const fused = normBefore(first.x, scene);
   const before = fused?.x ?? first.x;
   const cut = slice.of(before);
   const axis = cut ? cut.x.type.axis(cut.attrs.axis) : 0;

@@ -15,7 +15,7 @@ export const norm: Tile = {
     const second = after(sum?.b);
     const first = second ?? after(sum?.a);
     const found = rms_norm.of(v) ?? first;
-    if (!found || found.x.dtype !== "f32" || !plainVector(found.scale, scene)) return undefined;
+    if (found?.x.dtype !== "f32" || !plainVector(found.scale, scene)) return undefined;
     const residual = sum && (second ? sum.a : sum.b);
     if (residual && !residual.type.equals(v.type)) return undefined;
     const columns = found.x.fixed(-1);
@@ -52,7 +52,7 @@ function lookup(v: Value, scene: Scene): Lookup | undefined {
   const plain = gather.of(v);
   if (plain) {
     const stored = scene.stored(plain.table);
-    if (!stored || stored.type.rank !== 2 || !isStored(stored.dtype)) return undefined;
+    if (stored?.type.rank !== 2 || !isStored(stored.dtype)) return undefined;
     if (stored.dtype === "i8" || stored.dtype === "i4") return undefined;
     const format = { dtype: stored.dtype, block: 0, zero: false };
     return { format, weights: [stored], index: plain.index, columns: stored.fixed(1) };

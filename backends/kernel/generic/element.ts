@@ -1,5 +1,6 @@
 import type { Value } from "../../../ir/graph.ts";
 import { concat, constant, gather, iota, mod, slice, transpose, update } from "../../../ir/ops/index.ts";
+import { roundTo } from "../../../ir/tensor.ts";
 import { type DType, isFloat } from "../../../ir/type.ts";
 import type { PrimitiveName } from "../../backend.ts";
 import {
@@ -67,7 +68,8 @@ const binary =
 function power(a: Expr<"f32">, b: Expr<"f32">): Expr<"f32"> {
   const size = a.abs().pow(b);
   const odd = b.sub(b.mul(0.5).floor().mul(2)).ne(0);
-  return select(a.lt(0).and(odd), size.neg(), size);
+  const negative = select(b.floor().eq(b), select(odd, size.neg(), size), f32(Number.NaN));
+  return select(a.lt(0), negative, size);
 }
 
 /** An element converted as `cast` does, before it is rounded to a narrow type. */
@@ -98,12 +100,12 @@ export const rounded = (e: Element, dtype: DType): Element => rounding[dtype](e)
 export const elements = {
   constant: (_, v) => {
     const { attrs } = operands(constant, v);
-    return literal(registerOf(v.dtype), attrs.value);
+    return literal(registerOf(v.dtype), roundTo(v.dtype, attrs.value));
   },
   iota: (_, v, place) => {
     const { attrs } = operands(iota, v);
     const at = place.coordinates[v.type.axis(attrs.axis)] as Expr<"u32">;
-    return at.to(registerOf(v.dtype) === "f32" ? "f32" : "i32");
+    return converted(at.to("i32"), registerOf(v.dtype));
   },
   exp: unary((x) => x.exp()),
   tanh: unary((x) => x.tanh()),
@@ -170,6 +172,9 @@ export const elements = {
   concat: (cx, v, place) => {
     const { a, b, attrs } = operands(concat, v);
     const axis = v.type.axis(attrs.axis);
+    // What is empty has no place to look at.
+    if (a.type.at(axis) === 0) return cx.at(b, place.moved(b.shape, place.coordinates));
+    if (b.type.at(axis) === 0) return cx.at(a, place.moved(a.shape, place.coordinates));
     const [first, second] = [cx.sizes.of(a.type.at(axis)), cx.sizes.of(b.type.at(axis))];
     const inFirst = (place.coordinates[axis] as Expr<"u32">).lt(first);
     // Both are computed, so each looks at a place that it has.
@@ -234,9 +239,9 @@ export const elements = {
     const [row, column] = place.coordinates as [Expr<"u32">, Expr<"u32">];
     const of = (x: Value) =>
       cx.at(x, x.type.rank === 0 ? place.moved([], []) : place.moved(x.shape, [row, column.div(block)]));
-    return whole(cx.at(codes, place))
-      .sub(whole(of(zero)))
-      .to("f32")
+    const number = (e: Element) => float(converted(e, "f32"));
+    return number(cx.at(codes, place))
+      .sub(number(of(zero)))
       .mul(float(of(scale)));
   },
 } as const satisfies { readonly [K in Exclude<PrimitiveName, Walker>]: EmitElement };

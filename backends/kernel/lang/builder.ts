@@ -1,6 +1,7 @@
 import { checkKernel } from "./check.ts";
 import { type Builtin, Expr, literal, type Memory, u32 } from "./expr.ts";
 import type { Kernel, Stmt, Uniform } from "./kernel.ts";
+import { tidy } from "./tidy.ts";
 import type { Type } from "./type.ts";
 
 /** Memory that can be read. */
@@ -165,7 +166,7 @@ export class KernelBuilder {
       uniforms: this.#uniforms,
       shared: this.#shared,
       tables: this.#tables,
-      body: this.#body,
+      body: tidy(this.#body),
     };
     checkKernel(kernel);
     return kernel;

@@ -153,7 +153,10 @@ export class Expr<out T extends Type = Type> {
   /** Converted, towards zero where it must lose something. */
   to<U extends Type>(type: U): Expr<U> {
     if (lanes(type).count !== lanes(this.type).count) throw mismatch(`convert to ${type}`, this);
-    if (this.node.kind === "literal") return literal(type, Number(this.node.value)) as Expr<U>;
+    if (this.node.kind === "literal") {
+      const value = Number(this.node.value);
+      return literal(type, type === "f32" ? value : Math.trunc(value));
+    }
     return (this.type as Type) === type
       ? (this as unknown as Expr<U>)
       : new Expr(type, { kind: "convert", a: this }, this.uniform);

@@ -1,4 +1,5 @@
 import { type Expr, f32, type Kernel, kernel, literal, range, select, u32 } from "../lang/index.ts";
+import { numberName } from "./format.ts";
 import { softcap as capped } from "./math.ts";
 
 /** Which position each slot holds. */
@@ -35,12 +36,10 @@ export interface AttentionShape {
   readonly byToken: boolean;
 }
 
-const number = (n: number): string => String(n).replace("-", "m").replace(/[^\w]/g, "_");
-
 const attentionName = (s: AttentionShape): string =>
   `attention_${s.heads}q${s.kvHeads}kv${s.headDim}_${s.slots === "uniform" ? "n" : s.slots}${s.fresh ? "_and_fresh" : ""}_${s.positions.kind}` +
-  `${s.positions.kind === "ring" ? s.positions.start : s.positions.kind === "listed" ? s.positions.from : ""}_at${s.queryPositions}_scale${number(s.scale)}` +
-  `${s.causal ? "" : "_all"}${s.window ? `_window${s.window}` : ""}${s.softcap ? `_cap${number(s.softcap)}` : ""}` +
+  `${s.positions.kind === "ring" ? s.positions.start : s.positions.kind === "listed" ? s.positions.from : ""}_at${s.queryPositions}_scale${numberName(s.scale)}` +
+  `${s.causal ? "" : "_all"}${s.window ? `_window${s.window}` : ""}${s.softcap ? `_cap${numberName(s.softcap)}` : ""}` +
   `_rows${s.rows}${s.splits > 1 ? `_split${s.splits}` : ""}${s.byToken ? "" : "_by_head"}`;
 
 /** Queries that one group can answer at once, so that at least as many keys fit beside them. */

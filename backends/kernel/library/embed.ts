@@ -1,5 +1,5 @@
 import { type Kernel, kernel } from "../lang/index.ts";
-import { type Format, formatName, Matrix } from "./format.ts";
+import { type Format, formatName, Matrix, numberName } from "./format.ts";
 
 export interface EmbedShape {
   readonly columns: number;
@@ -14,7 +14,7 @@ export interface EmbedShape {
 
 /** One group for each token: its row of a table, times a number. */
 export function embed(s: EmbedShape, threads: number): Kernel {
-  const scale = s.scale === 1 ? "" : `_times${String(s.scale).replace(/\W/g, "_")}`;
+  const scale = s.scale === 1 ? "" : `_times${numberName(s.scale)}`;
   const name = `embed_${formatName(s.format)}_${s.columns}_at${s.ids}${scale}${s.cut ? "_cut" : ""}`;
   const doc = `each token's row of ${s.columns}${s.scale === 1 ? "" : `, times ${s.scale}`}${s.cut ? "; of the rows that this piece of the table has" : ""}`;
   return kernel(name, { doc, threads }, (k) => {

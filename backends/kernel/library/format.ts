@@ -110,3 +110,9 @@ export class Matrix {
     return this.padded ? inside.min(this.#blocks - 1) : inside;
   }
 }
+
+/** A number as part of a kernel's name: to four digits, which tell apart what one model has. */
+export const numberName = (n: number): string =>
+  String(Number(n.toPrecision(4)))
+    .replace("-", "m")
+    .replace(/\W/g, "_");

@@ -1,4 +1,4 @@
-import { type Expr, type Kernel, kernel, literal, range, select, type Var } from "../lang/index.ts";
+import { type Expr, type Kernel, kernel, literal, range, select } from "../lang/index.ts";
 import { type Format, formatName, Matrix } from "./format.ts";
 import { type Cut, type Epilogue, epilogueName } from "./gemv.ts";
 import { activations, softcap } from "./math.ts";
@@ -112,7 +112,7 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
       k.barrier();
     });
 
-    const at = (h: number, i: number, j: number) => (sums[h]?.[i]?.[j] as Var<"f32x4">).sum();
+    const at = (h: number, i: number, j: number) => sums[h]?.[i]?.[j]?.sum() as Expr<"f32">;
     range(side).forEach((j) => {
       const row = k.let(`row${j}`, firstRow.add(ownRow).add(j));
       k.if(row.lt(s.rows), () => {

@@ -8,7 +8,7 @@ import {
   range,
   select,
 } from "../lang/index.ts";
-import { type Format, formatName, Matrix } from "./format.ts";
+import { type Format, formatName, Matrix, numberName } from "./format.ts";
 import { type Activation, activations, softcap } from "./math.ts";
 
 /** How the work of a product is laid over threads. */
@@ -42,13 +42,11 @@ export interface GemvShape {
 }
 
 export const epilogueName = ({ gate, softcap: cap, residual }: Epilogue): string =>
-  `${gate ? `_${gate}` : ""}${cap ? `_cap${String(cap).replace(/\W/g, "_")}` : ""}${residual ? "_add" : ""}`;
-
-const number = (n: number): string => String(n).replace(/[^\w]/g, "_");
+  `${gate ? `_${gate}` : ""}${cap ? `_cap${numberName(cap)}` : ""}${residual ? "_add" : ""}`;
 
 export const gemvName = (s: GemvShape): string =>
   `gemv_${formatName(s.format)}_${s.columns}_to_${s.rows === "uniform" ? "n" : s.rows}${s.pickRow ? "_row" : ""}` +
-  `${s.norm ? `_norm${number(s.norm.eps)}` : ""}${epilogueName(s.epilogue)}`;
+  `${s.norm ? `_norm${numberName(s.norm.eps)}` : ""}${epilogueName(s.epilogue)}`;
 
 /** Neighbouring threads that share a row: no more than it has pieces. */
 export const lanesFor = (cut: Cut, pieces: number): number =>

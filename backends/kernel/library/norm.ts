@@ -1,4 +1,5 @@
 import { type Kernel, kernel } from "../lang/index.ts";
+import { numberName } from "./format.ts";
 
 export interface NormShape {
   readonly columns: number;
@@ -7,11 +8,9 @@ export interface NormShape {
   readonly residual: boolean;
 }
 
-const number = (n: number): string => String(n).replace(/[^\w]/g, "_");
-
 /** One group for each row: y = x / √(mean(x²) + eps) · scale, in f32. */
 export function rmsNorm(s: NormShape, threads: number): Kernel {
-  const name = `rms_norm_${s.columns}_eps${number(s.eps)}${s.residual ? "_add" : ""}`;
+  const name = `rms_norm_${s.columns}_eps${numberName(s.eps)}${s.residual ? "_add" : ""}`;
   const doc = `${s.residual ? "residual + " : ""}each row of ${s.columns} over its root mean square, times scale`;
   return kernel(name, { doc, threads }, (k) => {
     const x = k.input("x", "f32");

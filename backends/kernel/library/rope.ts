@@ -10,7 +10,7 @@ import {
   u32,
   type Writable,
 } from "../lang/index.ts";
-import { type Format, formatName, Matrix } from "./format.ts";
+import { type Format, formatName, Matrix, numberName } from "./format.ts";
 import { type Cut, lanesFor, products } from "./gemv.ts";
 import { frequencies, turn } from "./math.ts";
 
@@ -38,11 +38,9 @@ export interface HeadsShape {
   readonly places: StepPlaces;
 }
 
-const number = (n: number): string => String(n).replace(/[^\w]/g, "_");
-
 const headsName = (s: HeadsShape): string =>
-  `${s.heads}q${s.kvHeads}kv${s.headDim}_theta${number(s.theta)}${s.factor === 1 ? "" : `_by${number(s.factor)}`}` +
-  `${s.norm ? `_norm${number(s.norm.eps)}` : ""}_${s.store.kind}${s.store.kind === "fresh" ? "" : s.store.slots}` +
+  `${s.heads}q${s.kvHeads}kv${s.headDim}_theta${numberName(s.theta)}${s.factor === 1 ? "" : `_by${numberName(s.factor)}`}` +
+  `${s.norm ? `_norm${numberName(s.norm.eps)}` : ""}_${s.store.kind}${s.store.kind === "fresh" ? "" : s.store.slots}` +
   `_at${s.places.positions}${s.places.start === undefined ? "" : `_${s.places.start}`}`;
 
 interface Targets {
@@ -176,7 +174,7 @@ const bitsOf = { f32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 } as const;
 
 /** One token from the residual stream to turned queries and written cache: norm, three projections, rotation. */
 export function qkv(s: QkvShape, cut: Cut): Kernel {
-  const name = `qkv_${formatName(s.format)}_${s.columns}_to_${headsName(s)}${s.inputNorm ? `_after_norm${number(s.inputNorm.eps)}` : ""}`;
+  const name = `qkv_${formatName(s.format)}_${s.columns}_to_${headsName(s)}${s.inputNorm ? `_after_norm${numberName(s.inputNorm.eps)}` : ""}`;
   const doc =
     "query, key and value of one token from the residual stream: norm, projections, rotation by position, and the " +
     "new key and value into their cache";

@@ -1,11 +1,22 @@
 import { names, type Sizes, size } from "../../../ir/dim.ts";
 import type { Graph, Value } from "../../../ir/graph.ts";
-import { bindSizes } from "../../../passes/bind-sizes.ts";
 import { Cover, type CoveredLaunch, type Stage, slotBytes } from "../cover/cover.ts";
 import type { Bound, Home, Slot } from "../cover/tile.ts";
 import type { Kernel } from "../lang/index.ts";
+import { bindSizes } from "./bind-sizes.ts";
 import { arrange, type Lifetime } from "./memory.ts";
-import type { Binding, Device, Dispatch, Extent, Phase, Plan, Result, State, StepInput } from "./types.ts";
+import type {
+  Binding,
+  Device,
+  Dispatch,
+  Extent,
+  PackedWeight,
+  Phase,
+  Plan,
+  Result,
+  State,
+  StepInput,
+} from "./types.ts";
 import { alignment, Packer } from "./weights.ts";
 
 export interface PlanOptions {
@@ -40,9 +51,13 @@ export function plan(graph: Graph, { device, tokens, keep = [], sizes = {} }: Pl
   const arenaBytes = Math.max(...drafts.map((d) => d.arenaBytes));
   const [prefill, decode] = drafts.map((d) => phase(d, step)) as [Phase, Phase];
   const kernels = new Map<string, Kernel>();
-  for (const { kernel } of [...decode.dispatches, ...prefill.dispatches]) kernels.set(kernel.name, kernel);
+  const read = new Set<PackedWeight>();
+  for (const { kernel, bindings } of [...decode.dispatches, ...prefill.dispatches]) {
+    kernels.set(kernel.name, kernel);
+    for (const b of bindings) if (b.space === "weight") read.add(b.weight);
+  }
   return {
-    weights: packer.weights,
+    weights: packer.weights.filter((w) => read.has(w)),
     states: [step, ...states],
     inputs,
     arenaBytes,
@@ -139,7 +154,8 @@ function cover(g: Graph, stage: Stage, most: Sizes, keep: readonly string[]): Dr
 function phase({ cover: made, most, places, keep }: Draft, step: State): Phase {
   const { graph, launches, homes } = made;
   const at = (home: Home): Binding => {
-    if (home.kind === "arena") return places.get(home.slot) as Binding;
+    // What is empty has no place.
+    if (home.kind === "arena") return places.get(home.slot) ?? { space: "arena", offset: 0, bytes: 0 };
     const state = home.kind === "state" ? home.state : step;
     return { space: "state", state, offset: 0, bytes: state.bytes };
   };

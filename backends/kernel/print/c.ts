@@ -10,7 +10,7 @@ import {
   type Stmt,
   type Type,
 } from "../lang/index.ts";
-import { bitsOf, type Dialect, decimal, expressions } from "./expression.ts";
+import { type Dialect, decimal, expressions } from "./expression.ts";
 import { comment, Lines, type Of, printBody, reducers, rows, type StatementPrinters } from "./statement.ts";
 
 const scalars = { f32: "float", i32: "int32_t", u32: "uint32_t", bool: "bool" } as const;

@@ -1,7 +1,7 @@
-import { type Dim, dim, plus, product, type Sizes, Sym, times } from "../ir/dim.ts";
-import { type Attrs, type Graph, intern, type Value } from "../ir/graph.ts";
-import { TensorType } from "../ir/type.ts";
-import { mapped } from "./pass.ts";
+import { type Dim, dim, plus, product, type Sizes, Sym, times } from "../../../ir/dim.ts";
+import { type Attrs, type Graph, intern, type Value } from "../../../ir/graph.ts";
+import { TensorType } from "../../../ir/type.ts";
+import { mapped } from "../../../passes/pass.ts";
 
 /** `g` for fixed values of some of its sizes: `{ B: 1, T: 1 }` is the step that decodes one token. */
 export function bindSizes(g: Graph, sizes: Sizes): Graph {
