@@ -7,6 +7,7 @@ import { byteLength } from "../backends/stream/index.ts";
 import { UserError } from "../ir/error.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { primitives } from "../ir/ops/index.ts";
+import { passes } from "../passes/index.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
 import { type Manifest, manifestFile, manifestFormat } from "./artifact/manifest.ts";
@@ -158,7 +159,8 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
   const target: Target = targetTable[backend.name as TargetName];
   const laws = pipeline.map((p) => p.law);
-  const originals = { original: graph, originalFacts: source };
+  const own = pipeline.every((p) => passes.has(p.name) || backend.passes.some((b) => b.name === p.name));
+  const originals = { original: graph, originalFacts: source, own };
   const made = { dir, activations, ...originals, compiled: legal, laws, facts, weights };
   const proof = options.verify === false ? undefined : { ...made, ids: await proofIds(made, checkpoint) };
   const sides = await target.beside({ checkpoint, facts, emitted: files, warn, ...(proof && { proof }) });

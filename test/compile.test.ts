@@ -208,6 +208,25 @@ test.each([
   }
 });
 
+test.each(["gemma1-mqa", "gemma2", "gemma3"])(
+  "%s in 8 and in 4 bits: proven, and verify agrees",
+  async (name) => {
+    const dir = join(import.meta.dirname, "data/models", name);
+    for (const scheme of ["int8", "int4"])
+      for (const profile of ["standard", "ort"] as const) {
+        const insert = parsePipeline(`quantize{scheme=${scheme}}`);
+        const { out, targets } = await compile(dir, {
+          targets: ["onnx"],
+          out: join(fresh(), "out"),
+          profile,
+          insert,
+        });
+        expect(targets[0]?.proof?.ok, profile).toBe(true);
+        expect(await verify(out, dir), profile).toMatchObject({ ok: true });
+      }
+  },
+);
+
 test("a breach fails the build, is told by name and leaves nothing", async () => {
   const wrong = pass("sabotage", {
     doc: "Claims to be exact, and doubles the last product.",

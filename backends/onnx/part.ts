@@ -38,8 +38,8 @@ export class Parts {
   }
 
   /**
-   * Computes `wanted` from `given` and from what clients feed. Of what is given only the parts needed count. A large
-   * head gives its first rows only.
+   * Computes `wanted` from `given` and from what clients feed. Of what is given only the parts needed count; what is
+   * given and wanted too is computed from the rest. A large head gives its first rows only.
    */
   async run(
     given: readonly Named[],
@@ -48,10 +48,10 @@ export class Parts {
   ): Promise<Map<string, Float32Array>> {
     const { Tensor } = await loadRuntime();
     const starts = new Set(given.map((t) => t.name));
-    // A node may yield what is given next to what is wanted.
+    // What is given goes by another name, as a node may yield it next to what is wanted.
     const nodes = this.#between(starts, wanted).map((n) => ({
       ...n,
-      output: n.output?.map((o) => (starts.has(o) ? "" : o)) ?? [],
+      input: n.input?.map((i) => (starts.has(i) ? alias(i) : i)) ?? [],
     }));
     const read = new Set(nodes.flatMap((n) => n.input ?? []));
     const { node, initializer } = cutHead(
@@ -60,7 +60,7 @@ export class Parts {
     );
     const input = [
       ...(this.#graph.input ?? []).filter((i) => read.has(i.name ?? "")),
-      ...given.filter((t) => read.has(t.name)).map(({ name, dims }) => inputOf(name, dims)),
+      ...given.filter((t) => read.has(alias(t.name))).map(({ name, dims }) => inputOf(alias(name), dims)),
     ];
     const part = {
       ...this.#model,
@@ -68,8 +68,8 @@ export class Parts {
     };
     const session = await createSession(encodeProto(part), dirname(this.#path));
     try {
-      const used = given.filter((t) => read.has(t.name));
-      const own = used.map((t) => [t.name, new Tensor("float32", t.data, t.dims)] as const);
+      const used = given.filter((t) => read.has(alias(t.name)));
+      const own = used.map((t) => [alias(t.name), new Tensor("float32", t.data, t.dims)] as const);
       const all = { ...feeds, ...Object.fromEntries(own) };
       const out = await session.run(
         Object.fromEntries(session.inputNames.map((name) => [name, all[name] as Tensor])),
@@ -85,14 +85,16 @@ export class Parts {
     const needed = new Set<onnx.INodeProto>();
     const open = [...wanted];
     for (let name = open.pop(); name !== undefined; name = open.pop()) {
-      const node = starts.has(name) ? undefined : this.#makers.get(name);
+      const node = this.#makers.get(name);
       if (!node || needed.has(node)) continue;
       needed.add(node);
-      open.push(...(node.input ?? []));
+      open.push(...(node.input ?? []).filter((i) => !starts.has(i)));
     }
     return (this.#graph.node ?? []).filter((n) => needed.has(n));
   }
 }
+
+const alias = (name: string): string => `${name}/given`;
 
 const inputOf = (name: string, dims: readonly number[]): onnx.IValueInfoProto => ({
   name,

@@ -65,6 +65,8 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
   const scores = session.outputMetadata.find((m) => m.name === "logits");
   const lastOnly = scores?.isTensor && scores.shape[1] === 1;
 
+  /** How many rows of numbers each token has in a watched value: one for each head where those come first. */
+  const heads = new Map<string, number>();
   const run = async (ids: readonly number[]): Promise<Step> => {
     const mask = row(new Array<number>(fed + ids.length).fill(1));
     const out = await session.run({ input_ids: row(ids), attention_mask: mask, ...cache });
@@ -80,6 +82,10 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
     ]);
     cache = Object.fromEntries(next);
     const watched = Object.entries(watch).map(([origin, tensor]) => [origin, data(tensor)] as const);
+    for (const [origin, tensor] of Object.entries(watch)) {
+      const dims = out[tensor]?.dims ?? [];
+      heads.set(origin, dims.length === 4 && dims[2] === ids.length ? Number(dims[1]) : 1);
+    }
     return { logits: data("logits"), watched: new Map(watched) };
   };
 
@@ -92,9 +98,17 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
       }
       const steps: Step[] = [];
       for (const id of ids) steps.push(await run([id]));
-      const joined = (part: (s: Step) => Float32Array | undefined) => concatenated(steps.map(part));
-      const watched = Object.keys(watch).map((o) => [o, joined((s) => s.watched.get(o))] as const);
-      return { logits: joined((s) => s.logits), watched: new Map(watched) };
+      const watched = Object.keys(watch).map((origin) => {
+        const parts = steps.map((s) => s.watched.get(origin) ?? new Float32Array());
+        return [origin, joined(parts, heads.get(origin) ?? 1)] as const;
+      });
+      return {
+        logits: joined(
+          steps.map((s) => s.logits),
+          1,
+        ),
+        watched: new Map(watched),
+      };
     },
     reset() {
       cache = empty();
@@ -106,13 +120,16 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
   };
 }
 
-function concatenated(parts: readonly (Float32Array | undefined)[]): Float32Array {
-  const out = new Float32Array(parts.reduce((n, p) => n + (p?.length ?? 0), 0));
+/** One token's values after the other's, for each head on its own. */
+function joined(parts: readonly Float32Array[], heads: number): Float32Array {
+  const out = new Float32Array(parts.reduce((n, p) => n + p.length, 0));
   let at = 0;
-  for (const p of parts) {
-    out.set(p ?? [], at);
-    at += p?.length ?? 0;
-  }
+  for (let h = 0; h < heads; h++)
+    for (const p of parts) {
+      const size = p.length / heads;
+      out.set(p.subarray(h * size, (h + 1) * size), at);
+      at += size;
+    }
   return out;
 }
 

@@ -1,15 +1,19 @@
 import type { Weights } from "../../backends/weights.ts";
 import { UserError } from "../../ir/error.ts";
+import type { Value } from "../../ir/graph.ts";
 import { blockFormat } from "../../ir/ops/ggml.ts";
 import { carryBlocks } from "../../passes/fusion/carry-blocks.ts";
+import { passes } from "../../passes/index.ts";
 import type { Pass } from "../../passes/pass.ts";
 import { parsePipeline } from "../../passes/pipeline.ts";
 import { type Manifest, manifestFile, readManifest } from "../artifact/manifest.ts";
 import { openModel, openOnReference } from "../artifact/open.ts";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";
+import { modelGraph } from "../model/load.ts";
 import { isTarget, targetTable } from "../target.ts";
 import { loadTokenizer } from "../tokenizer/tokenizer.ts";
 import { compare, difference } from "./compare.ts";
+import { longestWindow, probe } from "./probe.ts";
 
 export interface VerifyOptions {
   /** Texts to run both on; they need the checkpoint's tokenizer. */
@@ -78,9 +82,11 @@ export async function verify(
     const candidate = await openModel(artifact, { watch });
     try {
       const rounds = quantized(manifest, opened.weights);
+      const { graph } = modelGraph(opened);
       const tally = new Tally(
         options.tolerance ?? (rounds ? codesTolerance(manifest) : defaultTolerance),
         manifest.facts.vocab,
+        graph.origins.get(graph.outputs.logits as Value) ?? "logits",
       );
       for (const [i, ids] of sequences.entries()) {
         options.progress?.(i, sequences.length);
@@ -88,7 +94,15 @@ export async function verify(
         tally.add(watch, await reference.session.append(ids), await candidate.session.append(ids));
       }
       options.progress?.(sequences.length, sequences.length);
-      return tally.report();
+      const report = tally.report();
+      // Only an ONNX artifact can be run piece by piece.
+      if (!report.ok || manifest.target !== "onnx") return report;
+      const longest = Math.max(...sequences.map((ids) => ids.length));
+      const windows = isOwn(manifest) && longest <= longestWindow(graph);
+      const { activations, facts } = manifest;
+      const { weights } = opened;
+      const fault = await probe({ dir: artifact, activations, original: graph, facts, weights, windows });
+      return fault ? { ...report, ok: false, firstDivergence: fault } : report;
     } finally {
       await candidate.close();
     }
@@ -100,6 +114,18 @@ export async function verify(
 /** Runtimes round what they multiply with codes; over all layers that adds up. */
 const codesTolerance = ({ target }: Manifest): number =>
   isTarget(target) ? targetTable[target].codesTolerance : defaultTolerance;
+
+/** Whether only gemmac's own passes made the artifact, so that what its caches hold is known. */
+function isOwn(manifest: Manifest): boolean {
+  const own = new Set([
+    ...passes.keys(),
+    ...targetTable.onnx.backend({ profile: "ort" }).passes.map((p) => p.name),
+  ]);
+  return manifest.passes
+    .replace(/\{[^{}]*\}/g, "")
+    .split(",")
+    .every((name) => own.has(name));
+}
 
 /** A quantized artifact is held to the checkpoint quantized in the same way, so that only its own faults show. */
 function quantizing({ passes }: Manifest): readonly Pass[] {
@@ -180,18 +206,21 @@ interface Rows {
 class Tally {
   readonly #tolerance: number;
   readonly #vocab: number;
+  readonly #head: string;
   #tokens = 0;
   #max = 0;
   #sum = 0;
   #kl = 0;
   #top1 = 0;
   #top5 = 0;
-  #breach = false;
+  /** The first activation outside the tolerance, and the scores if they are. */
   #first: Divergence | undefined;
+  #last: Divergence | undefined;
 
-  constructor(tolerance: number, vocab: number) {
+  constructor(tolerance: number, vocab: number, head: string) {
     this.#tolerance = tolerance;
     this.#vocab = vocab;
+    this.#head = head;
   }
 
   add(order: readonly string[], want: Rows, got: Rows): void {
@@ -199,7 +228,7 @@ class Tally {
       const [a, b] = [want.watched.get(origin), got.watched.get(origin)];
       if (a && b && !this.#first) this.#first = this.#diverges(origin, a, b);
     }
-    this.#breach ||= this.#diverges("logits", want.logits, got.logits) !== undefined;
+    this.#last ??= this.#diverges(this.#head, want.logits, got.logits);
     for (let at = 0; at < want.logits.length; at += this.#vocab) {
       this.#row(want.logits.subarray(at, at + this.#vocab), got.logits.subarray(at, at + this.#vocab));
     }
@@ -225,8 +254,9 @@ class Tally {
 
   report(): VerifyReport {
     const n = this.#tokens;
+    const first = this.#first ?? this.#last;
     return {
-      ok: !this.#breach && !this.#first,
+      ok: !first,
       tokens: n,
       maxDifference: this.#max,
       meanDifference: this.#sum / (n * this.#vocab),
@@ -234,7 +264,7 @@ class Tally {
       top1: this.#top1 / n,
       top5: this.#top5 / n,
       tolerance: this.#tolerance,
-      ...(this.#first && { firstDivergence: this.#first }),
+      ...(first && { firstDivergence: first }),
     };
   }
 }
