@@ -26,7 +26,7 @@ const models = [
       decoded: p.decoded,
     })),
   },
-  ...["gemma1-mqa", "gemma1-mha"].map((name) => ({
+  ...["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3"].map((name) => ({
     name,
     checkpoint: at(`test/data/models/${name}`),
     prompts: json(at(`test/data/models/${name}/golden.json`)).prompts.map((p) => ({

@@ -77,8 +77,15 @@ async function inspectTokenizer({ folder, dir }: Checkpoint, eos: readonly numbe
   };
 }
 
+/** A setting in one cell: of a list, how often each entry is in it. */
+function shown(value: unknown): string {
+  if (!Array.isArray(value))
+    return typeof value === "object" && value ? JSON.stringify(value) : String(value);
+  return [...new Set(value)].map((x) => `${value.filter((y) => y === x).length} ${x}`).join(", ");
+}
+
 const configRows = (keys: readonly ConfigKey[]): Row[] =>
-  keys.map(({ key, value, source, note = "" }) => [key, String(value), source, note]);
+  keys.map(({ key, value, source, note = "" }) => [key, shown(value), source, note]);
 
 const samplingRows = ({ sample, temperature, topK, topP, maxNew }: Generation): Row[] => {
   const limits = { temperature, "top k": topK, "top p": topP, "max tokens": maxNew };
@@ -126,7 +133,7 @@ function printArtifact(m: Manifest & { readonly path: string }): void {
   ]);
   section(
     "Model",
-    Object.entries({ ...m.model, ...m.facts }).map(([key, value]) => [key, String(value)]),
+    Object.entries({ ...m.model, ...m.facts }).map(([key, value]) => [key, shown(value)]),
   );
   section("Config", configRows(m.config));
   section(
