@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { kernelPasses, type Plan, plan, type Result } from "../backends/kernel/index.ts";
+import { evaluate } from "../backends/reference/index.ts";
 import { WeightStream } from "../backends/stream/index.ts";
-import { runPasses } from "../passes/pipeline.ts";
+import { size } from "../ir/dim.ts";
+import { count } from "../ir/tensor.ts";
+import { parsePipeline, runPasses } from "../passes/pipeline.ts";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { argmax } from "../src/generate.ts";
 import { modelGraph } from "../src/model/load.ts";
@@ -94,4 +97,49 @@ describe.skipIf(noCompiler)("planned kernels give the goldens", () => {
     }
     expect(worst).toBeLessThanOrEqual(golden.atol);
   });
+
+  test.each(["int8", "int4"])(
+    "%s weights give what the interpreter computes from the same codes",
+    async (scheme) => {
+      const { graph, checkpoint } = await quantized(scheme);
+      const made = plan(graph, { device, tokens });
+      const quick = await KernelMachine.make(made.kernels);
+      const stream = new WeightStream(graph, checkpoint.weights, () => {});
+      const run = new PlanRun(made, quick);
+      await run.load(stream);
+      const ids = [5, 300, 17, 256, 90];
+      const inputs: Record<string, Int32Array> = {
+        tokens: Int32Array.from(ids),
+        positions: Int32Array.from(ids.keys()),
+        start: Int32Array.of(0),
+      };
+      for (const [name, data] of Object.entries(inputs)) run.set(name, data);
+      const sizes = { B: 1, T: ids.length };
+      run.run(made.prefill, sizes);
+      const got = Float32Array.from(await run.result(made.prefill.outputs.logits as Result, sizes));
+      const want = await evaluate(graph, {
+        sizes,
+        weights: checkpoint.weights,
+        tensor: (name, type) => {
+          const shape = type.shape.map((d) => size(d, sizes));
+          const data = inputs[name] ? Float64Array.from(inputs[name]) : new Float64Array(count(shape));
+          return { shape, data };
+        },
+      });
+      expect(distance(got, Float32Array.from(want.logits?.data ?? []))).toBeLessThan(1e-4);
+      quick.close();
+      await stream.close();
+      await checkpoint.close();
+    },
+    60_000,
+  );
 });
+
+async function quantized(scheme: string) {
+  const dir = new URL("data/models/gemma1-mha", import.meta.url).pathname;
+  const checkpoint = await openCheckpoint(dir);
+  const fused = parsePipeline(`fuse,insert-kv-cache{capacity=${capacity}}`);
+  const stored = parsePipeline(`quantize{scheme=${scheme}},fuse-quant,fold-weights{casts=leave}`);
+  const { graph } = runPasses(modelGraph(checkpoint).graph, [...fused, ...stored]);
+  return { graph, checkpoint };
+}
