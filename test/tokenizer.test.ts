@@ -5,7 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UserError } from "../ir/error.ts";
-import { pythonStrip } from "../src/tokenizer/python-strip.ts";
+import { pythonStrip } from "../backends/wgsl/runtime/text/python-strip.ts";
 import { loadTokenizer, type Message, type Tokenizer } from "../src/tokenizer/tokenizer.ts";
 import { ggufFile } from "./support/gguf.mjs";
 import { vocabulary } from "./support/gguf-checkpoint.ts";

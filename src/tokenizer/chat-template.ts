@@ -1,6 +1,6 @@
 import { Template } from "@huggingface/jinja";
+import { pythonStrip, type Side } from "../../backends/wgsl/runtime/text/python-strip.ts";
 import { inputError, oneLine } from "../checkpoint/json.ts";
-import { pythonStrip, type Side } from "./python-strip.ts";
 
 /** One turn of a conversation; Gemma's templates know the roles `user`, `assistant` and, Gemma 3 only, `system`. */
 export interface Message {

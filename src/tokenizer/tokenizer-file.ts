@@ -1,7 +1,7 @@
 import { Tokenizer as Library } from "@huggingface/tokenizers";
+import { type Merge, MergeTable } from "../../backends/wgsl/runtime/text/bpe.ts";
+import { decodeByteRuns } from "../../backends/wgsl/runtime/text/byte-fallback.ts";
 import { inputError, isObject, type JsonObject, oneLine } from "../checkpoint/json.ts";
-import { type Merge, MergeTable } from "./bpe.ts";
-import { decodeByteRuns } from "./byte-fallback.ts";
 
 /** As much of the library's tokenizer as we use; its published types do not resolve in an ES module project. */
 export interface Codec {

@@ -1,7 +1,7 @@
 import { join } from "node:path";
+import { isByteToken } from "../../backends/wgsl/runtime/text/byte-fallback.ts";
 import { openFolder } from "../checkpoint/folder.ts";
 import { inputError, isObject, type JsonObject, parseJsonFast } from "../checkpoint/json.ts";
-import { isByteToken } from "./byte-fallback.ts";
 import { ChatTemplate, type Message } from "./chat-template.ts";
 import { buildCodec, type Codec, type LoadedCodec } from "./tokenizer-file.ts";
 
