@@ -4,6 +4,7 @@ import { verify } from "../ir/verify.ts";
 import { decomposeExcept } from "../passes/decompose.ts";
 import type { Pass } from "../passes/pass.ts";
 import type { Weights } from "./weights.ts";
+import type { TextFacts } from "./wgsl/runtime/program.ts";
 
 type OpNames<M> = { [K in keyof M]: M[K] extends { readonly composite: boolean } ? K : never }[keyof M] &
   string;
@@ -28,10 +29,24 @@ export interface ModelFacts {
   readonly headDim: number;
 }
 
+/** What an artifact that runs by itself needs to know besides its graph. */
+export interface About {
+  /** What the model is called. */
+  readonly name: string;
+  /** Of gemmac. */
+  readonly version: string;
+  readonly facts: ModelFacts;
+  readonly text: TextFacts;
+  /** Paths of licence files in the artifact. */
+  readonly licences: readonly string[];
+}
+
 export interface EmitRequest {
   readonly graph: Graph;
   readonly weights: Weights;
   readonly facts: Pick<ModelFacts, "context">;
+  /** Reads tokenizer and chat template, which takes a moment. */
+  readonly about: () => Promise<About>;
   /** An existing, empty folder to write into. */
   readonly dir: string;
   /** Called with the number of weight bytes written since the last call. */

@@ -104,8 +104,8 @@ export interface Dispatch {
   readonly kernel: number;
   readonly bindings: readonly Binding[];
   readonly uniforms: readonly Size[];
-  /** ⌈of / per⌉ groups along x, y and z. */
-  readonly grid: readonly (readonly [of: Size, per: number])[];
+  /** ⌈of / per⌉ groups along x, y and z, but no more than `most`. */
+  readonly grid: readonly (readonly [of: Size, per: number, most?: number])[];
   readonly origin: string;
 }
 

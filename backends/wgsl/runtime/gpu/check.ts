@@ -1,6 +1,6 @@
 import type { KernelCheck, KernelFile } from "../program.ts";
+import type { Pipeline } from "./device.ts";
 import { madeUp } from "./made-up.ts";
-import type { Pipeline } from "./pipelines.ts";
 
 /** How far a float may be off: other orders of sums, and other roundings of functions. */
 const tolerance = 2e-3;

@@ -19,6 +19,12 @@ export interface Acquired {
   readonly name: string;
 }
 
+/** A kernel that is ready to launch. */
+export interface Pipeline {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+}
+
 /** A device that the program fits. Throws GemmaError saying what is missing, how much, and what can be done. */
 export async function acquire(given: object | undefined, program: Program): Promise<Acquired> {
   const gpu = (given as GPU | undefined) ?? globalThis.navigator?.gpu;

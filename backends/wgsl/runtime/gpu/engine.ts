@@ -1,7 +1,6 @@
 import { GemmaError } from "../error.ts";
 import { type Binding, type Phase, type Program, type Result, sizeOf } from "../program.ts";
-import type { Acquired } from "./device.ts";
-import type { Pipeline } from "./pipelines.ts";
+import type { Acquired, Pipeline } from "./device.ts";
 
 /** Launches in one submission: the GPU starts on the first while the rest is still being recorded. */
 const perSubmit = 32;
@@ -196,7 +195,9 @@ export class Engine {
     prepared.size = open.T ?? 0;
     const { dispatches } = prepared.phase;
     prepared.grids = dispatches.map(({ grid }) => {
-      const [x = 1, y = 1, z = 1] = grid.map(([of, per]) => Math.ceil(sizeOf(of, open) / per));
+      const [x = 1, y = 1, z = 1] = grid.map(([of, per, most = Number.POSITIVE_INFINITY]) =>
+        Math.min(most, Math.ceil(sizeOf(of, open) / per)),
+      );
       return [x, y, z] as const;
     });
     if (!prepared.uniforms) return;

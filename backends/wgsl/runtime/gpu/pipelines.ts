@@ -2,13 +2,7 @@ import { GemmaError } from "../error.ts";
 import type { KernelFile, Program } from "../program.ts";
 import type { Files } from "../weights/files.ts";
 import { solves } from "./check.ts";
-import type { Acquired } from "./device.ts";
-
-/** A kernel that is ready to launch. */
-export interface Pipeline {
-  readonly pipeline: GPUComputePipeline;
-  readonly layout: GPUBindGroupLayout;
-}
+import type { Acquired, Pipeline } from "./device.ts";
 
 export interface PipelineOptions {
   readonly files: Files;
@@ -58,7 +52,7 @@ async function compiled(
   try {
     return { variant, pipeline: await build(kernel, code, gpu.device) };
   } catch (e) {
-    notice(`${file.path} does not compile here (${e instanceof Error ? e.message.split("\n")[0] : e})`);
+    notice(`${file.path} does not compile here (${e instanceof Error ? e.message : e})`);
     return compiled(kernel, variant + 1, gpu, { files, notice, progress: () => {} });
   }
 }
@@ -104,7 +98,10 @@ async function build(kernel: KernelFile, code: string, device: GPUDevice): Promi
   );
   if (kernel.uniformBytes > 0) entries.push(buffer("uniform", entries.length));
   const layout = device.createBindGroupLayout({ entries });
+  device.pushErrorScope("validation");
   const module = device.createShaderModule({ code, label: kernel.name });
+  const fault = await device.popErrorScope();
+  if (fault) throw new Error(fault.message.trim().replace(/\s*\n\s*/g, " ").slice(0, 300));
   const pipeline = await device.createComputePipelineAsync({
     label: kernel.name,
     layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),

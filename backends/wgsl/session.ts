@@ -1,0 +1,112 @@
+import { pathToFileURL } from "node:url";
+import { UserError } from "../../ir/error.ts";
+import type { ModelFacts, Session, Step } from "../backend.ts";
+import { bundle } from "./package/bundle.ts";
+import type { Gemma, LoadOptions } from "./runtime/api.ts";
+import type { GemmaError } from "./runtime/error.ts";
+import type { FileFact } from "./runtime/program.ts";
+
+/** What the runtime's model offers besides its public face. */
+interface Driven extends Gemma {
+  append(ids: readonly number[]): Promise<{ logits: Float32Array; kept: ReadonlyMap<string, Float32Array> }>;
+  rewind(keep: number): void;
+}
+interface Runtime {
+  loadModel(url: URL, program: FileFact, options: LoadOptions): Promise<Driven>;
+}
+
+export interface OpenOptions {
+  readonly facts: ModelFacts;
+  /** The file of the artifact that says what to run, as its manifest has it. */
+  readonly program: FileFact;
+  /** Origins of values to hand out with each step. */
+  readonly watch: readonly string[];
+  readonly notice?: (message: string) => void;
+}
+
+/**
+ * Opens the artifact in `dir` on Dawn, the WebGPU of Chromium. Its program is run by gemmac's own runtime, so that no
+ * code of an artifact is run here. Throws UserError when there is no WebGPU or the artifact is damaged.
+ */
+export async function openSession(dir: string, options: OpenOptions): Promise<Session> {
+  const { facts, program, watch, notice = () => {} } = options;
+  const gpu = await dawn();
+  const runtime = await loadRuntime();
+  const model = await runtime
+    .loadModel(pathToFileURL(`${dir}/`), program, { gpu, cache: false, onNotice: notice })
+    .catch((e) => {
+      throw inWords(e, dir);
+    });
+  let fed = 0;
+  const append = async (ids: readonly number[], last: boolean): Promise<Step> => {
+    const start = fed;
+    const { logits, kept } = await model.append(ids);
+    fed += ids.length;
+    const watched = new Map(watch.flatMap((o) => (kept.has(o) ? [[o, kept.get(o) as Float32Array]] : [])));
+    if (last || logits.length === ids.length * facts.vocab) return { logits, watched };
+    // A program scores the last token of a run, so rows for all tokens take one run each.
+    model.rewind(start);
+    const rows = new Float32Array(ids.length * facts.vocab);
+    for (const [i, id] of ids.entries()) rows.set((await model.append([id])).logits, i * facts.vocab);
+    return { logits: rows, watched };
+  };
+  return {
+    facts,
+    append: (ids, { last = false } = {}) =>
+      append(ids, last).then(
+        (step) => (last ? { ...step, logits: step.logits.subarray(-facts.vocab) } : step),
+        (e) => {
+          throw inWords(e, dir);
+        },
+      ),
+    reset() {
+      fed = 0;
+      model.rewind(0);
+    },
+    async close() {
+      model.dispose();
+    },
+  };
+}
+
+const held: { runtime?: Promise<Runtime> } = {};
+
+/** The runtime that artifacts carry, from gemmac's own sources. */
+function loadRuntime(): Promise<Runtime> {
+  const text = `${bundle("load.ts").script}\nexport { loadModel };\n`;
+  held.runtime ??= import(`data:text/javascript;base64,${Buffer.from(text).toString("base64")}`);
+  return held.runtime;
+}
+
+/** Dawn's GPU, made once. It must stay reachable: collected as garbage, it takes the process with it. */
+async function dawn(): Promise<object> {
+  const keep = globalThis as { gemmacDawn?: object };
+  if (keep.gemmacDawn) return keep.gemmacDawn;
+  try {
+    const { create, globals } = await import("webgpu");
+    Object.assign(globalThis, globals);
+    keep.gemmacDawn = create([]);
+    return keep.gemmacDawn;
+  } catch (cause) {
+    throw new UserError(
+      "environment",
+      "running WGSL needs the package webgpu, which is not here or does not load",
+      "npm install webgpu",
+      { cause },
+    );
+  }
+}
+
+function inWords(e: unknown, dir: string): unknown {
+  const { trouble, message, next, name } = e as GemmaError;
+  if (name !== "GemmaError") return e;
+  if (trouble === "webgpu")
+    return new UserError(
+      "environment",
+      "WebGPU finds no GPU here",
+      "install a driver for Vulkan; without a GPU, Mesa 25's lavapipe does, named in VK_ICD_FILENAMES",
+      { cause: e },
+    );
+  const kind = trouble === "corrupt" || trouble === "download" ? "input" : "environment";
+  return new UserError(kind, `${dir}: ${message}`, next, { cause: e });
+}

@@ -1,0 +1,28 @@
+// A real Chromium with WebGPU on the CPU, wherever one can be had.
+import { existsSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { installed } from "../bench/packages.mjs";
+
+const cache = join(tmpdir(), "gemmac-bench", "deps");
+const places = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+
+/** How to start a browser; or, as `missing`, why there is none. */
+export async function findChromium() {
+  const driver = installed(cache, "playwright-core");
+  if (driver.missing) return { missing: `playwright-core cannot be installed: ${driver.missing}` };
+  const { chromium } = await import(driver.url);
+  let path = places.find((p) => p && existsSync(p));
+  if (!path) {
+    const packed = installed(cache, "@sparticuz/chromium");
+    if (packed.missing) return { missing: `there is no chromium, and @sparticuz/chromium cannot be installed: ${packed.missing}` };
+    path = await (await import(packed.url)).default.executablePath();
+  }
+  const quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+  const launch = ({ webgpu = true } = {}) =>
+    chromium.launch({
+      executablePath: path,
+      args: ["--no-sandbox", ...quiet, ...(webgpu ? ["--enable-unsafe-webgpu"] : [])],
+    });
+  return { path, launch };
+}
