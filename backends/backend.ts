@@ -45,8 +45,8 @@ export interface EmitRequest {
   readonly graph: Graph;
   readonly weights: Weights;
   readonly facts: Pick<ModelFacts, "context">;
-  /** Reads tokenizer and chat template, which takes a moment. */
-  readonly about: () => Promise<About>;
+  /** Reads tokenizer and chat template, for targets whose artifact runs by itself. */
+  readonly about?: () => Promise<About>;
   /** An existing, empty folder to write into. */
   readonly dir: string;
   /** Called with the number of weight bytes written since the last call. */

@@ -1,6 +1,6 @@
 import type { Graph } from "../../ir/graph.ts";
 import { update } from "../../ir/ops/index.ts";
-import type { About, Emitted, EmittedFile, EmitRequest, ModelFacts } from "../backend.ts";
+import type { About, EmitRequest, Emitted, EmittedFile, ModelFacts } from "../backend.ts";
 import { writeFileHashed } from "../files.ts";
 import { type Plan, plan } from "../kernel/index.ts";
 import { factOf, printKernels, type TextFile } from "./kernels.ts";
@@ -64,6 +64,8 @@ export function layOut(graph: Graph, about: About, limits: Limits): Layout {
 
 /** Writes the folder that a browser runs: kernels, weights in chunks, the program, its module, its page. */
 export async function emit(request: EmitRequest, limits: Limits): Promise<Emitted> {
+  if (!request.about)
+    throw new Error("a WGSL artifact runs by itself, so it must be told what the model is called");
   const layout = layOut(request.graph, await request.about(), limits);
   const { files, chunks } = await writeWeights(request, layout.plan.weights, layout.chunks);
   const written: EmittedFile[] = [];

@@ -1,6 +1,6 @@
+import { isByteToken } from "../../backends/wgsl/runtime/text/byte-fallback.ts";
 import { openFolder } from "../checkpoint/folder.ts";
 import { isObject, type JsonObject, parseJsonFast } from "../checkpoint/json.ts";
-import { isByteToken } from "./byte-fallback.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 import { checkAdded, checkModel } from "./tokenizer-file.ts";
 

@@ -1,10 +1,16 @@
-// npm run test:browser [folder for screenshots]: the chat page of a WGSL artifact in a real Chromium, with the faults
+// node test/external/browser.mjs [folder for screenshots], after npm run build: the chat page of a WGSL artifact in a real Chromium, with the faults
 // that people meet. Says so where no Chromium can be had. Ends with 1 where something is wrong.
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { compile } from "../../dist/src/index.js";
+import { legalize } from "../../dist/backends/backend.js";
+import { wgsl } from "../../dist/backends/wgsl/index.js";
+import { runPasses } from "../../dist/passes/pipeline.js";
+import { aboutOf } from "../../dist/src/artifact/about.js";
+import { openCheckpoint } from "../../dist/src/checkpoint/checkpoint.js";
+import { modelGraph } from "../../dist/src/model/load.js";
 import { findChromium } from "./chromium.mjs";
 import { serve } from "./static-server.mjs";
 
@@ -26,11 +32,33 @@ if (browserOf.missing) {
 }
 const scratch = mkdtempSync(join(tmpdir(), "gemmac-browser-"));
 const out = join(scratch, "demo");
-await compile(at("examples/gemma-kjv-2m"), { targets: ["wgsl"], out, verify: false });
+await artifact(at("examples/gemma-kjv-2m"));
 const chunks = json(join(out, "program.json")).chunks.map((c) => c.path);
 const server = await serve(out);
 const browser = await browserOf.launch();
 console.log(`Chromium ${browser.version()}`);
+
+/** Emits the artifact of a checkpoint. */
+async function artifact(dir) {
+  mkdirSync(out);
+  const checkpoint = await openCheckpoint(dir);
+  const { graph, facts } = modelGraph(checkpoint);
+  const backend = wgsl({ capacity: 256 });
+  const tokenizer = readFileSync(join(dir, "tokenizer.json"));
+  writeFileSync(join(out, "tokenizer.json"), tokenizer);
+  const sha256 = createHash("sha256").update(tokenizer).digest("hex");
+  const copied = [{ path: "tokenizer.json", bytes: tokenizer.length, sha256 }];
+  await backend.emit({
+    graph: legalize(runPasses(graph, backend.passes).graph, backend),
+    weights: checkpoint.weights,
+    facts,
+    about: () => aboutOf(checkpoint, facts, copied, [], console.warn),
+    dir: out,
+    progress: () => {},
+    warn: console.warn,
+  });
+  await checkpoint.close();
+}
 
 /** A page in a profile of its own. What goes wrong in it is told. */
 async function open({ viewport = { width: 1200, height: 800 }, scheme = "light", of = browser } = {}) {
@@ -213,7 +241,7 @@ async function corruptChunk() {
   await page.goto(`${server.url}chat.html`);
   await page.waitForSelector(".notice.bad", { timeout: 60_000 });
   const said = await page.textContent(".notice.bad");
-  check("a corrupt chunk is named, with what to do", said.includes(chunks[1]) && /damaged/.test(said) && /copy the artifact/i.test(said), said);
+  check("a corrupt chunk is named, with what to do", said.toLowerCase().includes(chunks[1]) && /damaged/.test(said) && /copy the artifact/.test(said), said);
   await shoot(page, "corrupt-chunk");
   const bad = json(join(out, "program.json")).chunks[1].sha256;
   const names = await kept(page);

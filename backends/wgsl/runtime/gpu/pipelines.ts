@@ -101,7 +101,13 @@ async function build(kernel: KernelFile, code: string, device: GPUDevice): Promi
   device.pushErrorScope("validation");
   const module = device.createShaderModule({ code, label: kernel.name });
   const fault = await device.popErrorScope();
-  if (fault) throw new Error(fault.message.trim().replace(/\s*\n\s*/g, " ").slice(0, 300));
+  if (fault)
+    throw new Error(
+      fault.message
+        .trim()
+        .replace(/\s*\n\s*/g, " ")
+        .slice(0, 300),
+    );
   const pipeline = await device.createComputePipelineAsync({
     label: kernel.name,
     layout: device.createPipelineLayout({ bindGroupLayouts: [layout] }),

@@ -1,0 +1,63 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { type Emitted, legalize } from "../backends/backend.ts";
+import { wgsl } from "../backends/wgsl/index.ts";
+import type { Program } from "../backends/wgsl/runtime/program.ts";
+import { runPasses } from "../passes/pipeline.ts";
+import { aboutOf } from "../src/artifact/about.ts";
+import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
+import { modelGraph } from "../src/model/load.ts";
+
+const demo = new URL("../examples/gemma-kjv-2m", import.meta.url).pathname;
+const dirs = ["first", "again"].map((name) => mkdtempSync(join(tmpdir(), `gemmac-wgsl-${name}-`)));
+const [dir = ""] = dirs;
+let emitted: Emitted;
+const read = (path: string) => readFileSync(join(dir, path), "utf8");
+
+beforeAll(async () => {
+  const checkpoint = await openCheckpoint(demo);
+  const { graph, facts } = modelGraph(checkpoint);
+  const backend = wgsl({ capacity: 256 });
+  for (const out of dirs) {
+    const made = await backend.emit({
+      graph: legalize(runPasses(graph, backend.passes).graph, backend),
+      weights: checkpoint.weights,
+      facts,
+      about: () => aboutOf(checkpoint, facts, [], [], () => {}),
+      dir: out,
+      progress: () => {},
+      warn: () => {},
+    });
+    emitted ??= made;
+  }
+  await checkpoint.close();
+});
+afterAll(() => {
+  for (const out of dirs) rmSync(out, { recursive: true, force: true });
+});
+
+test("the same input gives the same bytes", () => {
+  const files = readdirSync(dir, { recursive: true, withFileTypes: true }).filter((f) => f.isFile());
+  expect(files.length).toBe(emitted.files.length);
+  for (const { path } of emitted.files)
+    expect(readFileSync(join(dirs[1] as string, path)).equals(readFileSync(join(dir, path))), path).toBe(
+      true,
+    );
+});
+
+test("the module needs nothing, and with types and page stays below 60 KB", () => {
+  const module = read("model.js");
+  expect(module).not.toMatch(/^import |\beval\(|new Function|WebAssembly/m);
+  expect(gzipSync(module + read("chat.html")).length).toBeLessThan(60_000);
+});
+
+test("default limits suffice, and a token takes at most seven launches a layer and six", () => {
+  const program = JSON.parse(read("program.json")) as Program;
+  expect(program.limits.maxStorageBuffersPerShaderStage).toBeLessThanOrEqual(8);
+  expect(program.limits.maxComputeWorkgroupStorageSize).toBeLessThanOrEqual(16_384);
+  expect(program.limits.maxStorageBufferBindingSize).toBeLessThanOrEqual(2 ** 27);
+  expect(program.decode.dispatches.length).toBeLessThanOrEqual(7 * program.facts.layers + 6);
+});
