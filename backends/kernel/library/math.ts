@@ -29,18 +29,37 @@ export function erf(x: Expr<"f32">): Expr<"f32"> {
   return select(x.lt(0), y.neg(), y);
 }
 
-/** 2π in three parts, the first two short enough that small multiples of them are exact (Cody & Waite 1980). */
-const twoPi = [6.28125, 0.0019350051879882812, 3.0199159795074593e-7] as const;
+/** π/2 in three parts, the first two short enough that small multiples of them are exact (Cody & Waite 1980). */
+const quarter = [1.5703125, 0.0004837512969970703, 7.549789948768648e-8] as const;
 
-/** Sine and cosine of radians. Some devices are exact between -π and π only, so whole turns are taken off first. */
+/**
+ * Sine and cosine of radians, within 2e-7. WGSL promises 2^-11 only, and some devices give no more, so they are
+ * computed here: quarter turns are taken off, and polynomials do the rest (Moshier's Cephes, sinf.c).
+ */
 export function turn(angle: Expr<"f32">): { sin: Expr<"f32">; cos: Expr<"f32"> } {
   const turns = angle
-    .mul(1 / (2 * Math.PI))
+    .mul(2 / Math.PI)
     .add(0.5)
     .floor();
-  const rest = twoPi.reduce<Expr<"f32">>((left, part) => left.sub(turns.mul(part)), angle);
-  return { sin: rest.sin(), cos: rest.cos() };
+  const x = quarter.reduce<Expr<"f32">>((left, part) => left.sub(turns.mul(part)), angle);
+  const z = x.mul(x);
+  const sine = series(z, [-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1]).mul(z).mul(x).add(x);
+  const cosine = series(z, [2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2])
+    .mul(z)
+    .mul(z)
+    .sub(z.mul(0.5))
+    .add(1);
+  const quadrant = turns.to("i32");
+  const odd = quadrant.and(1).eq(1);
+  const signed = (flipped: Expr<"bool">, value: Expr<"f32">) => select(flipped, value.neg(), value);
+  return {
+    sin: signed(quadrant.and(2).eq(2), select(odd, cosine, sine)),
+    cos: signed(quadrant.add(1).and(2).eq(2), select(odd, sine, cosine)),
+  };
 }
+
+const series = (z: Expr<"f32">, terms: readonly number[]): Expr<"f32"> =>
+  terms.reduce<Expr<"f32">>((sum, c) => sum.mul(z).add(c), f32(0));
 
 /** theta^(-2i/D) / factor for each i < D/2, rounded at each step as the op `rope` does. */
 export function frequencies(D: number, theta: number, factor: number): number[] {
