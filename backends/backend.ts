@@ -1,5 +1,7 @@
-import type { Graph, Value } from "../ir/graph.ts";
+import { UserError } from "../ir/error.ts";
+import type { Graph, Mesh, Value } from "../ir/graph.ts";
 import type { composites, primitives } from "../ir/ops/index.ts";
+import type { DType } from "../ir/type.ts";
 import { verify } from "../ir/verify.ts";
 import { decomposeExcept } from "../passes/decompose.ts";
 import type { Pass } from "../passes/pass.ts";
@@ -17,6 +19,13 @@ export type Emit<Cx> = (cx: Cx, v: Value) => string;
 export type Emitters<Cx> = { readonly [K in PrimitiveName]: Emit<Cx> } & {
   readonly [K in CompositeName]?: Emit<Cx>;
 };
+
+/** The operands and attributes of `v`, which the table says is `op`. */
+export function operands<T>(op: { of(v: Value): T | undefined }, v: Value): T {
+  const found = op.of(v);
+  if (!found) throw new Error(`the emitter table lists ${v.op.name} under another op`);
+  return found;
+}
 
 /** What the model is besides its graph: what an artifact's readers need to know. */
 export interface ModelFacts {
@@ -60,8 +69,30 @@ export interface EmittedFile {
   readonly bytes: number;
   readonly sha256: string;
 }
+/** How a program calls one function of an artifact; plain data, for its manifest. */
+export interface ModuleInterface {
+  readonly file: string;
+  readonly args: readonly {
+    readonly group: string;
+    readonly name: string;
+    readonly dtype: DType;
+    readonly shape: readonly number[];
+  }[];
+  readonly results: readonly {
+    readonly name: string;
+    readonly dtype: DType;
+    readonly shape: readonly number[];
+    /** The argument whose memory it takes over. */
+    readonly over?: string;
+  }[];
+}
+
 export interface Emitted {
   readonly files: readonly EmittedFile[];
+  /** Where programs call functions by position: how. */
+  readonly modules?: Readonly<Record<string, ModuleInterface>>;
+  /** The devices that they run on together. */
+  readonly mesh?: Mesh;
   /** What each origin's value is called in the artifact. */
   readonly activations: Readonly<Record<string, string>>;
 }
@@ -84,9 +115,25 @@ export interface Session {
   close(): Promise<void>;
 }
 
+/** An f32 tensor by its name in an artifact. */
+export interface Named {
+  readonly name: string;
+  readonly dims: readonly number[];
+  readonly data: Float32Array;
+}
+
+/** An artifact that is run piece by piece on one fresh text. */
+export interface Pieces {
+  /** Computes `wanted` from `given` and from the text. Of what is given only the parts needed count. */
+  run(given: readonly Named[], wanted: readonly string[]): Promise<Map<string, Float32Array>>;
+  close(): Promise<void>;
+}
+
 export interface Backend {
   readonly name: string;
   readonly doc: string;
+  /** Block size that quantization takes when none is asked for; 0 is a whole row, and 32 what is left out. */
+  readonly quantBlock?: number;
   /** What runs before legalization. */
   readonly passes: readonly Pass[];
   /** Whether there is an emitter for `v` and no limit in its way. */
@@ -96,15 +143,17 @@ export interface Backend {
   emit(request: EmitRequest): Promise<Emitted>;
 }
 
-/** `g` in the ops that `b` emits. Throws naming op, type and reason when something stays refused. */
+/** `g` in the ops that `b` emits. Throws UserError naming op, type and reason when something stays refused. */
 export function legalize(g: Graph, b: Backend): Graph {
   const legal = decomposeExcept(g, (v) => b.keeps(v));
   verify(legal);
   for (const v of legal.values()) {
     const why = b.refuses?.(v);
     if (why)
-      throw new TypeError(
-        `${b.name} cannot run ${v.op.name} : ${v.type} at ${legal.origins.get(v) ?? `%${v.id}`}: ${why}`,
+      throw new UserError(
+        "input",
+        `${b.name} cannot run ${v.op.name} : ${v.type} at ${legal.origins.get(v) ?? v.attrs.name ?? `%${v.id}`}: ${why}`,
+        "change the passes, or choose another target",
       );
   }
   return legal;

@@ -109,6 +109,11 @@ export class OpError extends Error {
   }
 }
 
+/** Devices in a grid: the size of each of its axes, by name. */
+export type Mesh = Readonly<Record<string, number>>;
+/** How a tensor is cut over a mesh: for each of its axes the axis of the mesh that cuts it, or none. */
+export type Sharding = readonly (string | undefined)[];
+
 interface GraphParts {
   readonly inputs: readonly Value[];
   readonly outputs: Readonly<Record<string, Value>>;
@@ -118,6 +123,10 @@ interface GraphParts {
   readonly setup: Readonly<Record<string, Value>>;
   /** Slash-scoped names such as `model/layers.0/self_attn/q_proj`. Metadata: no part of a value's identity. */
   readonly origins: ReadonlyMap<Value, string>;
+  /** The devices it is to run on, when there are several. */
+  readonly mesh: Mesh | undefined;
+  /** How values lie on the mesh. Metadata as origins are: where it says nothing, the compiler is free. */
+  readonly shardings: ReadonlyMap<Value, Sharding>;
 }
 
 /** Named outputs computed from runtime inputs; every other param that they reach is a weight. Holds no bytes. */
@@ -128,6 +137,8 @@ export class Graph implements GraphParts {
   readonly aliases: Readonly<Record<string, string>>;
   readonly setup: Readonly<Record<string, Value>>;
   readonly origins: ReadonlyMap<Value, string>;
+  readonly mesh: Mesh | undefined;
+  readonly shardings: ReadonlyMap<Value, Sharding>;
   constructor(name: string, parts: Pick<GraphParts, "inputs" | "outputs"> & Partial<GraphParts>) {
     this.name = name;
     this.inputs = parts.inputs;
@@ -135,6 +146,8 @@ export class Graph implements GraphParts {
     this.aliases = parts.aliases ?? {};
     this.setup = parts.setup ?? {};
     this.origins = parts.origins ?? new Map();
+    this.mesh = parts.mesh;
+    this.shardings = parts.shardings ?? new Map();
   }
 
   /** Every reachable value, operands before users. */

@@ -16,6 +16,8 @@ import { insertKvCache } from "./kv-cache.ts";
 import { lastLogits } from "./last-logits.ts";
 import type { AnyPassMaker } from "./pass.ts";
 import { fuseQuant, quantize } from "./quantize.ts";
+import { narrowCaches } from "./specialize/narrow-caches.ts";
+import { shard } from "./specialize/shard.ts";
 
 const makers: readonly AnyPassMaker[] = [
   canonicalize,
@@ -28,11 +30,13 @@ const makers: readonly AnyPassMaker[] = [
   packLinear,
   shareTables,
   carryBlocks,
+  narrowCaches,
   insertKvCache,
   lastLogits,
   quantize,
   fuseQuant,
   foldWeights,
+  shard,
   decompose,
 ];
 

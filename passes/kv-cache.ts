@@ -1,7 +1,18 @@
 import { dim } from "../ir/dim.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { int } from "../ir/op.ts";
-import { attention, concat, iota, less_equal, mod, param, select, sub, update } from "../ir/ops/index.ts";
+import {
+  attention,
+  cast,
+  concat,
+  iota,
+  less_equal,
+  mod,
+  param,
+  select,
+  sub,
+  update,
+} from "../ir/ops/index.ts";
 import { tensor } from "../ir/type.ts";
 import { map, pass } from "./pass.ts";
 
@@ -19,7 +30,8 @@ export const insertKvCache = pass("insert-kv-cache", {
     "Each attention also sees the keys and values of the tokens before: they come in as past_key_values.N and go out " +
     "with this step's as present.N. By default caches grow by concatenation, and `past_positions` i32[B,P] says where " +
     "their P tokens stand. With a capacity they have that many slots, written in place from slot `start` i32[]; " +
-    "attention with a smaller window gets a ring of as many slots as the window has.",
+    "attention with a smaller window gets a ring of as many slots as the window has. Keys that were widened from bf16 " +
+    "are kept as bf16 there.",
   options: { capacity: int(0) },
   run: (g, { capacity }) => {
     if (capacity < 0)
@@ -53,6 +65,12 @@ function growing(g: Graph): Style {
   };
 }
 
+/** `v` before it was widened, if it was: nothing is lost by keeping that. */
+function narrow(v: Value): Value {
+  const wide = cast.of(v);
+  return wide && v.dtype === "f32" && wide.x.dtype === "bf16" ? wide.x : v;
+}
+
 /** A slot whose position lies in the future of every query is hidden by the causal mask. */
 const hidden = 1 << 30;
 
@@ -83,9 +101,11 @@ function inPlace(g: Graph, capacity: number): Style {
     },
     join(name, fresh, window) {
       const ring = isRing(window);
-      const past = param({ name, type: fresh.type.resized(2, ring ? window : capacity) });
-      const next = update(past, fresh, start, { axis: 2, wrap: ring });
-      return { past, seen: ring ? concat(past, fresh, { axis: 2 }) : next, next };
+      const kept = narrow(fresh);
+      const wide = (v: Value) => cast(v, { to: fresh.dtype });
+      const past = param({ name, type: kept.type.resized(2, ring ? window : capacity) });
+      const next = update(past, kept, start, { axis: 2, wrap: ring });
+      return { past, seen: ring ? concat(wide(past), fresh, { axis: 2 }) : wide(next), next };
     },
   };
 }

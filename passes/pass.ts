@@ -44,15 +44,18 @@ export function pass<A extends Schema = {}>(
   return Object.defineProperty(maker, "name", { value: name });
 }
 
-/** `g` with its outputs replaced by what `change` makes of them; origins follow the values they name. */
+/** `g` with its outputs replaced by what `change` makes of them; origins and shardings follow their values. */
 export function mapped(g: Graph, change: (v: Value) => Value): Graph {
   const outputs = Object.fromEntries(Object.entries(g.outputs).map(([k, v]) => [k, change(v)]));
-  const origins = new Map<Value, string>();
-  for (const [v, origin] of g.origins) {
-    const now = change(v);
-    if (!origins.has(now)) origins.set(now, origin);
-  }
-  return g.with({ outputs, origins });
+  const follow = <T>(facts: ReadonlyMap<Value, T>): Map<Value, T> => {
+    const moved = new Map<Value, T>();
+    for (const [v, fact] of facts) {
+      const now = change(v);
+      if (!moved.has(now)) moved.set(now, fact);
+    }
+    return moved;
+  };
+  return g.with({ outputs, origins: follow(g.origins), shardings: follow(g.shardings) });
 }
 
 /**
@@ -74,6 +77,8 @@ export function map(
 export const rebuilt = (v: Value, inputs: readonly Value[]): Value =>
   inputs.every((x, i) => x === v.inputs[i]) ? v : intern(v.op, inputs, v.attrs);
 
-/** Drops the names of values that the graph no longer reaches. */
-const keepReached = (g: Graph, reached: { has(v: Value): boolean }): Graph =>
-  g.with({ origins: new Map([...g.origins].filter(([v]) => reached.has(v))) });
+/** Drops what is said of values that the graph no longer reaches. */
+export function keepReached(g: Graph, reached: { has(v: Value): boolean }): Graph {
+  const kept = <T>(facts: ReadonlyMap<Value, T>) => new Map([...facts].filter(([v]) => reached.has(v)));
+  return g.with({ origins: kept(g.origins), shardings: kept(g.shardings) });
+}

@@ -1,7 +1,7 @@
 import { type Attrs, type Graph, type OpDef, OpError, type Value } from "../ir/graph.ts";
 import type { AttrsOf, Op, Schema } from "../ir/op.ts";
 import { any, type Bindings, type Pattern, scalar } from "../ir/pattern.ts";
-import { type Law, mapped, type PassMaker, pass, rebuilt } from "./pass.ts";
+import { keepReached, type Law, mapped, type PassMaker, pass, rebuilt } from "./pass.ts";
 
 /** An equation, read left to right. */
 export interface Rule {
@@ -97,6 +97,5 @@ function sweep(name: string, rules: readonly Rule[], g: Graph): Graph {
   };
   for (const v of Object.values(g.outputs)) go(v);
   // A name inside a match goes with it; only values that the sweep came by keep theirs.
-  const origins = new Map([...g.origins].filter(([v]) => done.has(v)));
-  return mapped(g.with({ origins }), go);
+  return mapped(keepReached(g, done), go);
 }

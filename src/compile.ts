@@ -2,7 +2,6 @@ import { mkdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { type Backend, type EmittedFile, legalize, type ModelFacts } from "../backends/backend.ts";
 import { writeFileHashed } from "../backends/files.ts";
-import type { WeightStorage } from "../backends/onnx/index.ts";
 import { byteLength } from "../backends/stream/index.ts";
 import { UserError } from "../ir/error.ts";
 import type { Graph, Value } from "../ir/graph.ts";
@@ -10,6 +9,7 @@ import { primitives } from "../ir/ops/index.ts";
 import { passes } from "../passes/index.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
+import { quantize } from "../passes/quantize.ts";
 import { type Manifest, manifestFile, manifestFormat } from "./artifact/manifest.ts";
 import { checkOut, makeFolder, partialPath, putInPlace } from "./artifact/output.ts";
 import { asksImportance, calibrationIds, measureImportance } from "./calibrate.ts";
@@ -18,7 +18,7 @@ import type { Folder } from "./checkpoint/folder.ts";
 import { checkStored, type Extra, openExtra, overlay } from "./checkpoint/overlay.ts";
 import { modelGraph } from "./model/load.ts";
 import { checkLaws } from "./plugin/laws.ts";
-import { isTarget, type Target, type TargetName, targetTable } from "./target.ts";
+import { isTarget, type Target, type TargetName, type TargetOptions, targetTable } from "./target.ts";
 import type { Proof, ProofRequest, Twin } from "./verify/proof.ts";
 import { defaultIds } from "./verify/verify.ts";
 import { version } from "./version.ts";
@@ -28,16 +28,14 @@ export const targets: readonly { readonly name: string; readonly doc: string }[]
   targetTable,
 ).map((t) => t.backend({}));
 
-export interface CompileOptions {
+export interface CompileOptions extends TargetOptions {
   readonly targets: readonly string[];
   /** The folder to make. With several targets, each gets a folder of its name inside. */
   readonly out: string;
   /** Replace an artifact that stands there. */
   readonly force?: boolean;
-  /** How weights lie in the artifact: "stored" (the default) keeps the dtype of the checkpoint, "f32" suits runtimes without bf16. */
-  readonly weights?: WeightStorage;
-  /** Which operators the ONNX graph may use: "standard" ones only, or those of ONNX Runtime ("ort"), which are faster. */
-  readonly profile?: "standard" | "ort";
+  /** Whole numbers for weights, in the blocks that suit the target. */
+  readonly quant?: "int8" | "int4";
   /** Passes to run in the place of the target's own. */
   readonly pipeline?: readonly Pass[];
   /** Passes to run after the target's fusions, before anything that is about storage. */
@@ -146,7 +144,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   };
   await mkdir(dir, { recursive: true }); // inside the folder just made
   progress(0);
-  const { files, activations } = await backend.emit({
+  const { files, activations, modules, mesh } = await backend.emit({
     graph: legal,
     weights,
     facts,
@@ -161,13 +159,26 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const laws = pipeline.map((p) => p.law);
   const own = pipeline.every((p) => passes.has(p.name) || backend.passes.some((b) => b.name === p.name));
   const originals = { original: graph, originalFacts: source, own };
-  const made = { dir, activations, ...originals, compiled: legal, laws, facts, weights };
+  // Caches of a fixed size would fill memory, and change nothing of what a fresh text gives.
+  const bare = () => pipeline.filter((p) => p.name !== "insert-kv-cache");
+  const hasSlots = legal.inputs.some((v) => v.attrs.name === "start");
+  const compiled = hasSlots ? legalize(runPasses(graph, bare()).graph, backend) : legal;
+  const made = { dir, activations, ...originals, compiled, laws, facts, weights };
   const proof = options.verify === false ? undefined : { ...made, ids: await proofIds(made, checkpoint) };
   const sides = await target.beside({ checkpoint, facts, emitted: files, warn, ...(proof && { proof }) });
   const written: EmittedFile[] = [];
   for (const { path, content } of sides.files) written.push(await writeFileHashed(dir, path, content));
   const all = [...files, ...written, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
-  const described = { target: backend.name, pipeline, calibration, facts, files: all, activations };
+  const described = {
+    target: backend.name,
+    pipeline,
+    calibration,
+    facts,
+    files: all,
+    activations,
+    modules,
+    mesh,
+  };
   const manifest = await writeFileHashed(dir, manifestFile, await manifestText(job, described));
   const bytes = [...all, manifest].reduce((sum, f) => sum + f.bytes, 0);
   const found = proof && (await proven(job, target.prove, proof, sides.twin));
@@ -214,7 +225,11 @@ async function proven(
 /** What the artifact's readers must know, as passes left it: one may have dropped layers. */
 export function factsOf(g: Graph, source: ModelFacts): ModelFacts {
   const keys = Object.keys(g.outputs).filter((name) => /^present\.\d+\.key$/.test(name));
-  return keys.length > 0 ? { ...source, layers: keys.length } : source;
+  if (keys.length === 0) return source;
+  // Caches of a fixed size bound the text; rings are shorter and do not.
+  const slots = keys.flatMap((name) => (g.aliases[name] ? Number(g.outputs[name]?.type.at(2)) : []));
+  const context = Math.min(source.context, ...(slots.length ? [Math.max(...slots)] : []));
+  return { ...source, layers: keys.length, context };
 }
 
 /** An op that a pass brings must be short for others, or be in the backend's table. */
@@ -240,25 +255,26 @@ function warnUnread(g: Graph, { extras, warn }: Job): void {
 /** The passes that compiling for `backend` runs. */
 export function pipelineOf(
   backend: Backend,
-  { pipeline, insert = [] }: Pick<CompileOptions, "pipeline" | "insert">,
+  { pipeline, insert = [], quant }: Pick<CompileOptions, "pipeline" | "insert" | "quant">,
 ): readonly Pass[] {
+  const quantized = quant ? [quantize({ scheme: quant, block: backend.quantBlock ?? 32 })] : [];
   const base = pipeline ?? backend.passes;
   const storage = base.findIndex((p) => p.name === "insert-kv-cache");
   const at = storage >= 0 ? storage : base.findLastIndex((p) => p.name.startsWith("fuse-")) + 1;
-  return [...base.slice(0, at), ...insert, ...base.slice(at)];
+  return [...base.slice(0, at), ...insert, ...quantized, ...base.slice(at)];
 }
 
 /** The backends of these names, set up as the options say. Throws UserError for a name there is none of. */
 export function chooseBackends(
   names: readonly string[],
-  { profile = "ort", weights = "stored" }: Pick<CompileOptions, "profile" | "weights"> = {},
+  { profile = "ort", weights = "stored", ...rest }: TargetOptions = {},
 ): Backend[] {
   const known = Object.keys(targetTable).join(", ");
   if (names.length === 0)
     throw new UserError("usage", "no target is given", `pass --target with one of: ${known}`);
   return [...new Set(names)].map((name) => {
     if (!isTarget(name)) throw new UserError("usage", `there is no target ${name}`, `choose from: ${known}`);
-    return targetTable[name].backend({ profile, weights });
+    return targetTable[name].backend({ ...rest, profile, weights });
   });
 }
 
@@ -279,6 +295,8 @@ export const companionsOf = async (folder: Folder): Promise<string[]> =>
   (await folder.names()).filter((name) => companions.test(name) || licenceFile.test(name));
 
 interface Made extends Pick<Manifest, "facts" | "files" | "activations" | "calibration"> {
+  readonly modules: Manifest["modules"];
+  readonly mesh: Manifest["mesh"];
   readonly target: string;
   readonly pipeline: readonly Pass[];
 }
@@ -290,7 +308,7 @@ export async function manifestText(
     extras,
     options,
   }: Pick<Job, "checkpoint" | "extras"> & { options: Pick<CompileOptions, "profile"> },
-  { target, pipeline, calibration, facts, files, activations }: Made,
+  { target, pipeline, calibration, facts, files, activations, modules, mesh }: Made,
 ): Promise<string> {
   const manifest: Manifest = {
     format: manifestFormat,
@@ -311,6 +329,8 @@ export async function manifestText(
     },
     files,
     activations,
+    ...(modules && { modules }),
+    ...(mesh && { mesh }),
   };
   return `${JSON.stringify(manifest, null, 1)}\n`;
 }

@@ -51,6 +51,7 @@ export type { GemmaConfig } from "./model/config.ts";
 export { gemma } from "./model/gemma.ts";
 export { preset, presets } from "./model/presets.ts";
 export { loadPasses, loadPipeline } from "./plugin/load.ts";
+export type { TargetOptions } from "./target.ts";
 export { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
 export { type VerifyOptions, type VerifyReport, verify } from "./verify/verify.ts";
 export { version } from "./version.ts";

@@ -1,13 +1,36 @@
-import type { Backend, EmittedFile, ModelFacts, Session } from "../backends/backend.ts";
+import type { Backend, EmittedFile, ModelFacts, ModuleInterface, Session } from "../backends/backend.ts";
 import { c, openSession as openC } from "../backends/c/index.ts";
-import { type OnnxOptions, onnx, openSession as openOnnx } from "../backends/onnx/index.ts";
+import { onnx, openSession as openOnnx, Parts, type WeightStorage } from "../backends/onnx/index.ts";
+import { openPieces, openSession as openStableHlo, stablehlo } from "../backends/stablehlo/index.ts";
 import { clientFiles, configFile } from "./artifact/clients.ts";
 import { programFiles, type SideFile, selftestFile } from "./artifact/program.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
+import { clientFeeds } from "./verify/feeds.ts";
 import { type Proof, type ProofRequest, prove, runTwin, type Twin } from "./verify/proof.ts";
 import { allowedWhole, proveWhole } from "./verify/whole.ts";
 
+/** What the targets can be told; each reads what concerns it. */
+export interface TargetOptions {
+  /** How weights lie in the artifact: "stored" (the default) keeps the dtype of the checkpoint, "f32" suits runtimes without bf16. */
+  readonly weights?: WeightStorage;
+  /** Which operators the ONNX graph may use: "standard" ones only, or those of ONNX Runtime ("ort"), which are faster. */
+  readonly profile?: "standard" | "ort";
+  /** StableHLO: texts that are run at once. */
+  readonly batch?: number;
+  /** StableHLO: slots of the caches, in tokens. */
+  readonly capacity?: number;
+  /** StableHLO: "bf16" lets products round to that what they multiply, as TPUs do fastest, and keeps caches in it. */
+  readonly arithmetic?: "f32" | "bf16";
+  /** StableHLO: products of fewer rows are padded to this many; 8 suits a TPU that decodes one text. */
+  readonly rows?: number;
+  /** StableHLO: devices to run on, as in `data=2,model=4`. */
+  readonly mesh?: string;
+  /** StableHLO: tokens that a step of prefill takes. */
+  readonly prefill?: number;
+}
+
 interface OpenOptions {
+  readonly modules?: Readonly<Record<string, ModuleInterface>>;
   readonly facts: ModelFacts;
   readonly watch?: Readonly<Record<string, string>>;
 }
@@ -27,7 +50,7 @@ interface Sides {
 
 /** What the compiler knows of a target beside its backend. */
 export interface Target {
-  backend(options: OnnxOptions): Backend;
+  backend(options: TargetOptions): Backend;
   /** Opens an artifact. */
   open(dir: string, options: OpenOptions): Promise<Session>;
   /** The files beside those that the backend emits. */
@@ -46,11 +69,15 @@ export const targetTable = {
       const files = await clientFiles(checkpoint, facts, dataFiles);
       return { files: files.map(({ path, text }) => ({ path, content: text })) };
     },
-    prove,
+    prove: (request) =>
+      prove(request, async (dir, facts, ids) => {
+        const [parts, feeds] = [await Parts.open(dir), await clientFeeds(facts, ids)];
+        return { run: (given, wanted) => parts.run(given, feeds, wanted), close: async () => {} };
+      }),
     codesTolerance: 0.2,
   },
   c: {
-    backend: () => c(),
+    backend: (_: TargetOptions) => c(),
     open: openC,
     async beside({ checkpoint, facts, warn, proof }) {
       const twin = proof && (await runTwin(proof));
@@ -65,6 +92,13 @@ export const targetTable = {
     prove: (request, twin) =>
       proveWhole(request, (watch) => openC(request.dir, { facts: request.facts, watch }), twin),
     codesTolerance: 5e-3,
+  },
+  stablehlo: {
+    backend: stablehlo,
+    open: (dir, { facts, modules = {}, watch = {} }) => openStableHlo(dir, { facts, modules, watch }),
+    beside: async () => ({ files: [] }),
+    prove: (request) => prove({ ...request, own: false }, openPieces),
+    codesTolerance: 0.2,
   },
 } as const satisfies Readonly<Record<string, Target>>;
 

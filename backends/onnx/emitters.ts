@@ -14,7 +14,7 @@ import {
   update,
 } from "../../ir/ops/index.ts";
 import type { DType } from "../../ir/type.ts";
-import type { Emit, Emitters } from "../backend.ts";
+import { type Emit, type Emitters, operands } from "../backend.ts";
 import type { Builder } from "./builder.ts";
 import { elementType } from "./proto.ts";
 
@@ -34,13 +34,6 @@ const reduce =
   (opType: "ReduceSum" | "ReduceMean" | "ReduceMax"): EmitNode =>
   (b, v) =>
     b.result(v, opType, [...v.inputs.map((i) => b.name(i)), b.ints([Number(v.attrs.axis)])], { keepdims: 1 });
-
-/** The operands and attributes of `v`, which the table says is `op`. */
-export function operands<T>(op: { of(v: Value): T | undefined }, v: Value): T {
-  const found = op.of(v);
-  if (!found) throw new Error(`the emitter table lists ${v.op.name} under another op`);
-  return found;
-}
 
 const isZero = (v: Value) => v.op === constant && v.attrs.value === 0;
 

@@ -1,16 +1,10 @@
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { onnx } from "onnx-proto";
+import type { Named } from "../backend.ts";
 import { modelFile } from "./emit.ts";
 import { decodeModel, elementType, encodeProto, untyped } from "./proto.ts";
 import { createSession, loadRuntime, type Tensor } from "./session.ts";
-
-/** An f32 tensor by its name in the file. */
-export interface Named {
-  readonly name: string;
-  readonly dims: readonly number[];
-  readonly data: Float32Array;
-}
 
 /** Rows of a head that are enough to check it by; larger heads are cut down to so many. */
 const headRows = 16_384;

@@ -1,4 +1,4 @@
-import { Graph, intern, type Value } from "../graph.ts";
+import { Graph, intern, type Mesh, type Sharding, type Value } from "../graph.ts";
 import { constant, neighbour, registry } from "../op.ts";
 import { composites, param, preparations, primitives } from "../ops/index.ts";
 import { type DType, isDType, parseType } from "../type.ts";
@@ -25,6 +25,8 @@ export function parse(text: string): Graph {
 class Reader {
   readonly #names = new Map<string, Value>();
   readonly #origins = new Map<Value, string>();
+  readonly #shardings = new Map<Value, Sharding>();
+  #mesh: Mesh | undefined;
   readonly #aliases: Record<string, string> = {};
   #setup: Record<string, Value> = {};
   #outputs: Record<string, Value> | undefined;
@@ -40,20 +42,45 @@ class Reader {
       aliases: this.#aliases,
       setup: this.#setup,
       origins: this.#origins,
+      mesh: this.#mesh,
+      shardings: this.#shardings,
     });
   }
 
   line(text: string): void {
     if (text === "}" || text === "setup {") return;
     const word = /^\w+/.exec(text)?.[0];
-    if (word === "weight") this.#weight(text);
+    if (word === "mesh") this.#meshLine(text);
+    else if (word === "weight") this.#weight(text);
     else if (word === "graph") this.#header(text);
     else if (word === "return") this.#return(text);
     else this.#operation(text);
   }
 
-  #declare(name: string, type: string): Value {
-    return this.#define(name, param({ name: name.slice(1), type: parseType(type) }));
+  #meshLine(text: string): void {
+    const axes = text.slice("mesh ".length).split(",");
+    const sizes = axes.map((axis) => /^(\w+)=([1-9]\d*)$/.exec(axis));
+    if (sizes.includes(null)) throw new SyntaxError("expected `mesh data=2,model=4`");
+    this.#mesh = Object.fromEntries(sizes.map((m) => [m?.[1], Number(m?.[2])]));
+  }
+
+  #declare(name: string, type: string, placed?: string): Value {
+    return this.#place(this.#define(name, param({ name: name.slice(1), type: parseType(type) })), placed);
+  }
+
+  /** `data,-,model`: the axis of the mesh that cuts each axis, or none. */
+  #place(v: Value, placed: string | undefined): Value {
+    if (placed === undefined) return v;
+    const axes = placed.split(",").filter((_, i) => i > 0 || placed !== "");
+    if (axes.length !== v.type.rank)
+      throw new SyntaxError(`{${placed}} names ${axes.length} axes, but ${v.type} has ${v.type.rank}`);
+    const stranger = axes.find((axis) => axis !== "-" && this.#mesh?.[axis] === undefined);
+    if (stranger !== undefined) throw new SyntaxError(`{${placed}}: the mesh has no axis ${stranger}`);
+    this.#shardings.set(
+      v,
+      axes.map((axis) => (axis === "-" ? undefined : axis)),
+    );
+    return v;
   }
 
   /** What setup and body share is written in both, so that the same value may come again. */
@@ -70,9 +97,9 @@ class Reader {
   }
 
   #weight(text: string): void {
-    const m = /^weight (%\S+) : (\S+)$/.exec(text);
+    const m = /^weight (%\S+) : ([^\s{]+)(?: \{(\S*)\})?$/.exec(text);
     if (!m) throw new SyntaxError("expected `weight %name : f32[8]`");
-    this.#declare(m[1] as string, m[2] as string);
+    this.#declare(m[1] as string, m[2] as string, m[3]);
   }
 
   #header(text: string): void {
@@ -83,25 +110,27 @@ class Reader {
       .split(", ")
       .filter(Boolean)
       .map((input) => {
-        const p = /^(%[^\s:,]+): (\S+)$/.exec(input);
+        const p = /^(%[^\s:,]+): ([^\s{]+)(?: \{(\S*)\})?$/.exec(input);
         if (!p) throw new SyntaxError(`expected an input such as %x: f32[T,8], not ${input}`);
-        return this.#declare(p[1] as string, p[2] as string);
+        return this.#declare(p[1] as string, p[2] as string, p[3]);
       });
   }
 
   #return(text: string): void {
     const results: Record<string, Value> = {};
+    const placed: Record<string, string | undefined> = {};
     for (const part of text.slice("return ".length).split(", ")) {
-      const m = /^([\w./-]+)=(\S+)(?: over %(\S+))?$/.exec(part);
+      const m = /^([\w./-]+)=(\S+)(?: over %(\S+))?(?: \{(\S*)\})?$/.exec(part);
       if (!m) throw new SyntaxError("expected `return name=%0` or `return name=%0 over %input`");
       const [, key, value, over] = m as unknown as [string, string, string, string | undefined];
       results[key] = this.#operand(value, undefined);
+      placed[key] = m[4];
       if (over) this.#aliases[key] = over;
     }
     if (this.#name !== undefined) this.#outputs = results;
     else {
       this.#setup = results;
-      for (const [k, v] of Object.entries(results)) this.#declare(`%${k}`, String(v.type));
+      for (const [k, v] of Object.entries(results)) this.#declare(`%${k}`, String(v.type), placed[k]);
     }
   }
 
@@ -114,14 +143,15 @@ class Reader {
   }
 
   #operation(text: string): void {
-    const m = /^(%\d+) = (\w+) ?(.*?) : (\w+\[[^\]]*\])(?: @(\S+))?$/.exec(text);
+    const m = /^(%\d+) = (\w+) ?(.*?) : (\w+\[[^\]]*\])(?: \{(\S*)\})?(?: @(\S+))?$/.exec(text);
     if (!m) throw new SyntaxError("expected `%0 = op %operands attribute=value : f32[8]`");
-    const [, name, opName, rest, type, origin] = m as unknown as [
+    const [, name, opName, rest, type, placed, origin] = m as unknown as [
       string,
       string,
       string,
       string,
       string,
+      string | undefined,
       string | undefined,
     ];
     const op = registry.get(opName);
@@ -151,7 +181,7 @@ class Reader {
       attrs,
     );
     if (String(v.type) !== type) throw new SyntaxError(`${opName} gives ${v.type}, not ${type}`);
-    this.#define(name, v);
+    this.#place(this.#define(name, v), placed);
     if (origin) this.#origins.set(v, origin);
   }
 }

@@ -1,7 +1,8 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { EmittedFile, ModelFacts } from "../../backends/backend.ts";
+import type { EmittedFile, ModelFacts, ModuleInterface } from "../../backends/backend.ts";
 import { UserError } from "../../ir/error.ts";
+import type { Mesh } from "../../ir/graph.ts";
 import type { Generation } from "../checkpoint/checkpoint.ts";
 import { isObject, type JsonObject, parseJsonFast, readText } from "../checkpoint/json.ts";
 import type { GemmaConfig } from "../model/config.ts";
@@ -34,6 +35,10 @@ export interface Manifest {
   readonly files: readonly EmittedFile[];
   /** What each origin's value is called in the artifact. */
   readonly activations: Readonly<Record<string, string>>;
+  /** How programs call the functions of an artifact that has some. */
+  readonly modules?: Readonly<Record<string, ModuleInterface>>;
+  /** The devices that they run on together, by axis of their grid. */
+  readonly mesh?: Mesh;
 }
 
 /** The manifest of the artifact in `dir`; undefined when there is none. Throws UserError when it is damaged. */

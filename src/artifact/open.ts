@@ -42,7 +42,7 @@ async function openArtifact(
   manifest: Manifest,
   { watch = [] }: OpenModelOptions,
 ): Promise<Model> {
-  const { target, facts, generation, activations } = manifest;
+  const { target, facts, generation, activations, modules } = manifest;
   for (const file of manifest.files) await checkSize(path, file);
   const watched = watch
     .filter((origin) => Object.hasOwn(activations, origin))
@@ -53,7 +53,11 @@ async function openArtifact(
       `${path}: this gemmac does not know the target ${target}`,
       "use a newer gemmac",
     );
-  const session = await targetTable[target].open(path, { facts, watch: Object.fromEntries(watched) });
+  const session = await targetTable[target].open(path, {
+    facts,
+    watch: Object.fromEntries(watched),
+    ...(modules && { modules }),
+  });
   const bytes = manifest.files.reduce((sum, f) => sum + f.bytes, 0);
   const close = () => session.close();
   return {

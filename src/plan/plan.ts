@@ -20,11 +20,12 @@ import {
 import { gemma } from "../model/gemma.ts";
 import { modelGraph } from "../model/load.ts";
 import { presets } from "../model/presets.ts";
+import type { TargetOptions } from "../target.ts";
 import { type Artifact, classes, onnxArtifact, type PlannedFile, type TensorClass } from "./artifact.ts";
 import { cacheOf, compileMemory, proofMemory, runMemory } from "./memory.ts";
 import { type TimeEstimate, timeOf } from "./time.ts";
 
-export interface PlanOptions extends Pick<CompileOptions, "profile" | "weights" | "pipeline" | "insert"> {
+export interface PlanOptions extends TargetOptions, Pick<CompileOptions, "pipeline" | "insert" | "quant"> {
   readonly target: string;
   /** Lengths of text, in tokens, to tell the cache's size for. */
   readonly contexts?: readonly number[];
@@ -78,7 +79,7 @@ const artifacts: Readonly<
 export async function plan(name: string, options: PlanOptions): Promise<Plan> {
   const start = performance.now();
   const { profile = "ort", weights = "stored" } = options;
-  const [backend] = chooseBackends([options.target], { profile, weights });
+  const [backend] = chooseBackends([options.target], { ...options, profile, weights });
   const artifactOf = backend && artifacts[backend.name];
   if (!artifactOf)
     throw new UserError("usage", `${options.target} cannot be planned`, "choose another target");
@@ -172,6 +173,8 @@ async function otherFiles(
     facts,
     files,
     activations: artifact.activations,
+    modules: undefined,
+    mesh: undefined,
   };
   const manifest = await manifestText({ checkpoint, extras: [], options: { profile } }, made);
   return [...others, { path: manifestFile, bytes: Buffer.byteLength(manifest) }];

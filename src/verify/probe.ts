@@ -1,5 +1,5 @@
-import type { ModelFacts } from "../../backends/backend.ts";
-import { type Named, Parts } from "../../backends/onnx/index.ts";
+import type { ModelFacts, Named } from "../../backends/backend.ts";
+import { Parts } from "../../backends/onnx/index.ts";
 import { evaluate } from "../../backends/reference/index.ts";
 import type { Weights } from "../../backends/weights.ts";
 import { type Sizes, size } from "../../ir/dim.ts";

@@ -1,12 +1,10 @@
-import type { ModelFacts, Step } from "../../backends/backend.ts";
-import { type Named, Parts } from "../../backends/onnx/index.ts";
+import type { ModelFacts, Named, Pieces, Step } from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/index.ts";
 import type { Weights } from "../../backends/weights.ts";
 import type { Graph } from "../../ir/graph.ts";
 import { count } from "../../ir/tensor.ts";
 import type { Law } from "../../passes/pass.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
-import { clientFeeds } from "./feeds.ts";
 import { probe } from "./probe.ts";
 
 export interface ProofRequest {
@@ -16,7 +14,7 @@ export interface ProofRequest {
   readonly activations: Readonly<Record<string, string>>;
   /** The model as the checkpoint defines it. */
   readonly original: Graph;
-  /** What the target was given after all passes. */
+  /** What the target was given after all passes; without its caches, where those have a fixed size. */
   readonly compiled: Graph;
   /** What each pass that ran promises about results. */
   readonly laws: readonly Law[];
@@ -80,16 +78,32 @@ export async function lossOf(
 }
 
 /**
- * Runs an ONNX artifact on a few tokens, one layer at a time, each operation on exact operands, and compares every named
+ * Runs an artifact on a few tokens, one layer at a time, each operation on exact operands, and compares every named
  * activation with the reference interpreter, which streams the weights: memory stays bounded. Passes that were to
  * keep results are held to the checkpoint's own graph, others to the graph they made.
  */
-export async function prove(request: ProofRequest): Promise<Proof> {
-  const { compiled, facts, ids, activations } = request;
+export async function prove(
+  request: ProofRequest,
+  open: (dir: string, facts: ModelFacts, ids: readonly number[]) => Promise<Pieces>,
+): Promise<Proof> {
+  const { facts, ids } = request;
   const { step: want, watch } = await runTwin(request);
-  const parts = await Parts.open(request.dir);
-  const feeds = await clientFeeds(facts, ids);
+  const pieces = await open(request.dir, facts, ids);
+  try {
+    return await held(request, pieces, watch, want);
+  } finally {
+    await pieces.close();
+  }
+}
 
+/** Compares the artifact's pieces with what they should give. */
+async function held(
+  request: ProofRequest,
+  pieces: Pieces,
+  watch: readonly string[],
+  want: Step,
+): Promise<Proof> {
+  const { compiled, facts, ids, activations } = request;
   let worst = { origin: "", share: 0, allowed: Number.POSITIVE_INFINITY };
   let scores: Float32Array | undefined;
   const given: Named[] = [];
@@ -100,7 +114,7 @@ export async function prove(request: ProofRequest): Promise<Proof> {
     const tensors = origins.map((origin) => activations[origin] as string);
     const last = origins.includes(watch.at(-1) as string);
     given.push(...rowsOf(origins, request, want.watched));
-    const got = await parts.run(given, feeds, last ? [...tensors, "logits"] : tensors);
+    const got = await pieces.run(given, last ? [...tensors, "logits"] : tensors);
     for (const origin of origins) {
       const [a, b] = [want.watched.get(origin), got.get(activations[origin] as string)];
       if (!a || !b || activations[origin] === "logits") continue;

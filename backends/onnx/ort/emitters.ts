@@ -7,10 +7,10 @@ import {
   residual_rms_norm,
   rms_norm,
 } from "../../../ir/ops/index.ts";
-import type { Emit, Emitters } from "../../backend.ts";
+import { type Emit, type Emitters, operands } from "../../backend.ts";
 import type { Builder } from "../builder.ts";
 import { type Profile, unsigned } from "../emit.ts";
-import { operands, emitters as standard } from "../emitters.ts";
+import { emitters as standard } from "../emitters.ts";
 import { sequenceLengths } from "../interface.ts";
 import { group_query_attention, present_key, present_value } from "./gqa.ts";
 

@@ -7,15 +7,15 @@ import { print as printGraph } from "../../../ir/text/index.ts";
 import { groups } from "../../../passes/index.ts";
 import type { Pass } from "../../../passes/pass.ts";
 import { type Observer, PassError, parsePipeline } from "../../../passes/pipeline.ts";
-import { quantize } from "../../../passes/quantize.ts";
 import { type CompileOptions, type CompileReport, chooseBackends, compile, targets } from "../../compile.ts";
 import { loadPasses, loadPipeline } from "../../plugin/load.ts";
 import type { Proof } from "../../verify/proof.ts";
 import { checkWritable, interruptible, naming } from "../errors.ts";
 import { defined, names, repeated } from "../options.ts";
+import { addShapeOptions, type ShapeFlags, shapeOptions } from "../shape.ts";
 import { duration, heading, note, plural, print, printJson, StatusLine, size, table } from "../terminal.ts";
 
-type Flags = {
+type Flags = ShapeFlags & {
   target: string[];
   out: string;
   force?: boolean;
@@ -34,7 +34,7 @@ type Flags = {
 
 /** Adds `gemmac compile`. */
 export function addCompile(program: Command): void {
-  program
+  const command = program
     .command("compile")
     .summary("compile a checkpoint to an artifact")
     .description("Compile the checkpoint in a folder to an artifact in a new folder.")
@@ -48,10 +48,9 @@ export function addCompile(program: Command): void {
         .default("ort"),
     )
     .addOption(
-      new Option("--quant <scheme>", "short for --pass quantize{scheme=<scheme>,block=32}").choices([
-        "int8",
-        "int4",
-      ]),
+      new Option("--quant <scheme>", "whole numbers for weights, in the blocks that suit the target").choices(
+        ["int8", "int4"],
+      ),
     )
     .option("--no-verify", "do not run the artifact against the checkpoint at the end")
     .addOption(
@@ -86,15 +85,17 @@ Examples:
   gemmac compile gemma-2b --target onnx -o plain --passes "fuse,insert-kv-cache"`,
     )
     .action(action);
+  addShapeOptions(command);
 }
 
 async function action(checkpoint: string, flags: Flags): Promise<void> {
   const { target, out, force = false, profile, weights, json, verbose = false } = flags;
   await checkWritable(out, true);
-  const own = chooseBackends(target, { profile, weights }).flatMap((backend) => backend.passes);
+  const own = chooseBackends(target, { profile, weights, ...shapeOptions(flags) }).flatMap(
+    (backend) => backend.passes,
+  );
   const pipeline = flags.passes === undefined ? undefined : await loadPipeline(flags.passes, own);
   const users = (await Promise.all((flags.pass ?? []).map(loadPasses))).flat();
-  const insert = [...users, ...(flags.quant ? [quantize({ scheme: flags.quant })] : [])];
   const status = new StatusLine();
   const bar = progressBar();
   const show = new GraphPrinter(flags.printAfter ?? (flags.printTo ? ["all"] : []), flags.printTo);
@@ -105,10 +106,15 @@ async function action(checkpoint: string, flags: Flags): Promise<void> {
       force,
       profile,
       weights,
-      insert,
+      insert: users,
       verify: flags.verify,
       signal,
-      ...defined({ pipeline, extraWeights: flags.weightsFrom }),
+      ...defined({
+        pipeline,
+        extraWeights: flags.weightsFrom,
+        quant: flags.quant,
+        ...shapeOptions(flags),
+      }),
       observe: show.observe,
       progress: (done, total, name) => status.show(() => bar(done, total, name)),
       warn: (message) => {
@@ -123,7 +129,7 @@ async function action(checkpoint: string, flags: Flags): Promise<void> {
     if (json) printJson(report);
     else printReport(report, verbose);
   } catch (error) {
-    throw error instanceof PassError ? await blamed(error, out, [...insert, ...(pipeline ?? [])]) : error;
+    throw error instanceof PassError ? await blamed(error, out, [...users, ...(pipeline ?? [])]) : error;
   } finally {
     status.clear();
   }

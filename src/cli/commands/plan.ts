@@ -1,12 +1,13 @@
 import { type Command, Option } from "commander";
-import { quantize } from "../../../passes/quantize.ts";
-import { type CompileOptions, chooseBackends, targets } from "../../compile.ts";
+import type { CompileOptions } from "../../compile.ts";
+import { chooseBackends, targets } from "../../compile.ts";
 import { type Plan, plan } from "../../plan/plan.ts";
 import { loadPasses, loadPipeline } from "../../plugin/load.ts";
 import { defined, integer, repeated } from "../options.ts";
+import { addShapeOptions, type ShapeFlags, shapeOptions } from "../shape.ts";
 import { duration, heading, number, print, printJson, size, table, wrap } from "../terminal.ts";
 
-type Flags = {
+type Flags = ShapeFlags & {
   target: string;
   profile: NonNullable<CompileOptions["profile"]>;
   weights: NonNullable<CompileOptions["weights"]>;
@@ -20,7 +21,7 @@ type Flags = {
 
 /** Adds `gemmac plan`. */
 export function addPlan(program: Command): void {
-  program
+  const command = program
     .command("plan")
     .summary("print what compiling would write and need")
     .description(
@@ -39,10 +40,9 @@ export function addPlan(program: Command): void {
         .default("ort"),
     )
     .addOption(
-      new Option("--quant <scheme>", "short for --pass quantize{scheme=<scheme>,block=32}").choices([
-        "int8",
-        "int4",
-      ]),
+      new Option("--quant <scheme>", "whole numbers for weights, in the blocks that suit the target").choices(
+        ["int8", "int4"],
+      ),
     )
     .addOption(
       new Option("--weights <dtype>", "keep weights as stored, or widen them for runtimes without bf16")
@@ -66,20 +66,23 @@ Examples:
   gemmac plan gemma-7b --target onnx --quant int4 --context 4096 --json`,
     )
     .action(action);
+  addShapeOptions(command);
 }
 
 async function action(model: string, flags: Flags): Promise<void> {
   const { target, profile, weights, quant, context: contexts, out: folder, json } = flags;
-  const own = chooseBackends([target], { profile, weights }).flatMap((backend) => backend.passes);
+  const own = chooseBackends([target], { profile, weights, ...shapeOptions(flags) }).flatMap(
+    (backend) => backend.passes,
+  );
   const pipeline = flags.passes === undefined ? undefined : await loadPipeline(flags.passes, own);
   const users = (await Promise.all((flags.pass ?? []).map(loadPasses))).flat();
-  const insert = [...users, ...(quant ? [quantize({ scheme: quant })] : [])];
   const made = await plan(model, {
     target,
     profile,
     weights,
-    insert,
-    ...defined({ pipeline, contexts, folder }),
+    insert: users,
+    ...shapeOptions(flags),
+    ...defined({ pipeline, contexts, folder, quant }),
   });
   if (json) printJson(made);
   else printPlan(made);

@@ -1,0 +1,45 @@
+import { parsePipeline } from "../../passes/pipeline.ts";
+import type { Backend } from "../backend.ts";
+import { type EmitOptions, emit, keeps } from "./emit.ts";
+
+export { openPieces } from "./part.ts";
+export { openSession } from "./session.ts";
+
+export interface StableHloOptions extends Partial<EmitOptions> {
+  /** Slots of each cache. */
+  readonly capacity?: number;
+  /** Devices to run on, as in `data=2,model=4`. */
+  readonly mesh?: string;
+}
+
+/** What is compiled for when nothing is said. */
+const usual = {
+  batch: 1,
+  prefill: 256,
+  rows: 1,
+  arithmetic: "f32",
+  capacity: 4096,
+} as const;
+
+/** All options, and a step of prefill that the caches hold. */
+export function withDefaults(options: StableHloOptions): EmitOptions & { capacity: number; mesh?: string } {
+  const all = { ...usual, ...options };
+  return { ...all, prefill: Math.min(all.prefill, all.capacity) };
+}
+
+export const stablehlo = (options: StableHloOptions = {}): Backend => {
+  const { capacity, mesh, ...chosen } = withDefaults(options);
+  const cut = mesh === undefined ? "" : `,shard{mesh=${mesh.replaceAll("=", ":").replaceAll(",", "/")}}`;
+  const narrow = chosen.arithmetic === "bf16" ? "narrow-caches," : "";
+  const text = `fuse,${narrow}insert-kv-cache{capacity=${capacity}},fuse-quant,fold-weights{work=blockwise,casts=keep}${cut}`;
+  return {
+    name: "stablehlo",
+    doc: "StableHLO for XLA (TPU, GPU, CPU): prefill and decode as text and as jax.export blobs, with a program to run them.",
+    quantBlock: 0,
+    passes: parsePipeline(text),
+    keeps,
+    refuses: (v) =>
+      v.dtype === "i4" ? "XLA has no fast product by 4-bit codes; use --quant int8" : undefined,
+    emit: (request) => emit(request, chosen),
+  };
+};
