@@ -39,6 +39,14 @@ static size_t damage(uint8_t *bytes, size_t size) {
   return ending == 0 ? pick((uint32_t)size) : ending == 1 ? size + pick(64) : size;
 }
 
+/* Whether all that is read is the same: the header and the tensors, but not what fills the gaps between them. */
+static int alike(const uint8_t *a, const uint8_t *b) {
+  if (memcmp(a, b, HEADER_BYTES)) return 0;
+  for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+    if (memcmp(a + tensors[i].offset, b + tensors[i].offset, tensors[i].bytes)) return 0;
+  return 1;
+}
+
 int main(int argc, char **argv) {
   if (argc != 5) return 2;
   size_t tokens, weights, refused = 0, used = 0;
@@ -74,7 +82,7 @@ int main(int argc, char **argv) {
     const size_t size = damage(copy, weights);
     write_all(argv[4], copy, size);
     gemma *g = gemma_create(argv[4], &(gemma_options){.threads = 1});
-    const int same = size == weights && !memcmp(copy, model, weights);
+    const int same = size == weights && alike(copy, model);
     if (!g != !same) return printf("case %d: weights were %s\n", n, g ? "taken" : "refused"), 1;
     if (!g && (!*gemma_error(NULL) || strchr(gemma_error(NULL), '\n'))) return printf("case %d: no reason\n", n), 1;
     gemma_free(g);
