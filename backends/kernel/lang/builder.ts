@@ -217,6 +217,18 @@ const reserved = new Set(
     "double else enable enum exp extern false float floor fn for goto half if inline int let log long loop max min " +
     "mod namespace new not or override packed pow private ptr register requires restrict return sampler shared short " +
     "signed sin sizeof sqrt static struct switch tanh target template texture this thread threads group groups true " +
+    "NULL Self abstract alias alignas alignof as asm asm_fragment async atomicAdd attribute await become " +
+    "binding_array bitcast cast catch clamp co_await co_return co_yield coherent column_major common compile " +
+    "compile_fragment concept const_assert const_cast consteval constexpr constinit continuing crate debugger " +
+    "decltype demote demote_to_helper dot dot4I8Packed dynamic_cast explicit export extends external " +
+    "fallthrough filter final finally float_of fma friend from fxgroup get groupshared highp impl implements " +
+    "import instanceof interface inverseSqrt launch layout lowp macro macro_rules match mediump meta module " +
+    "move mut mutable nil noexcept noinline nointerpolation noperspective null nullptr of operator " +
+    "pack2x16float package packoffset partition pass patch pixelfragment precise precision premerge priv " +
+    "protected pub public readonly ref regardless reinterpret_cast require resource round select self set " +
+    "smooth snorm static_assert static_cast std storageBarrier subgroup subroutine super thread_local throw " +
+    "trait try type typeid typename typeof unless unorm unpack2x16float unpack_bf16 unpack_i4 unpack_i8 " +
+    "unsafe unsized use varying wgsl where with workgroupBarrier writeonly yield " +
     "typedef u32 i32 f32 uniform union unsigned using var vec vec4 virtual void volatile while workgroup xor"
   )
     .split(" ")
