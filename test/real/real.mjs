@@ -1,5 +1,6 @@
-// npm run real [-- --tokens N --skip-compile]: real weights. Fetches Gemma 3 270M (GGUF, Q4_K_M), compiles it, and compares
-// next-token distributions with llama.cpp on the same file, position by position; then lets it answer ten prompts.
+// npm run real [-- --tokens N --variants f32,int8 --llama FILE]: real weights. Fetches Gemma 3 270M (GGUF, Q4_K_M), compiles it, and compares
+// next-token distributions with llama.cpp on the same file, position by position; then lets it answer ten prompts. --llama gives llama.cpp another file, such as
+// the one that to_f32.py writes: with f32 weights it does not round activations, so that its own error is left out.
 // Skipped, and said so, where no registry can be reached.
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync } from "node:fs";
@@ -15,6 +16,7 @@ const { values: options } = parseArgs({
   options: {
     tokens: { type: "string", default: "2000" },
     window: { type: "string", default: "700" },
+    llama: { type: "string" },
     variants: { type: "string", default: "f32,carried,int8,int4" },
   },
 });
@@ -59,7 +61,7 @@ const texts = {
 
 const llama = installed(join(cache, "deps"), "node-llama-cpp");
 if (llama.missing) console.log(`SKIPPED llama.cpp: node-llama-cpp cannot be installed: ${llama.missing}`);
-const peer = llama.missing ? undefined : await openLlama(llama.url, found.path);
+const peer = llama.missing ? undefined : await openLlama(llama.url, options.llama ?? found.path);
 
 /** What two distributions differ by, summed over positions: rows are log probabilities. */
 class Tally {
@@ -175,7 +177,10 @@ async function openLlama(url, path) {
         {
           onTokenResult(i, { next }) {
             const row = new Float64Array(vocab).fill(Number.NEGATIVE_INFINITY);
-            for (const [id, p] of next.probabilities) row[id] = Math.log(Math.max(p, 1e-45));
+            // They are f32, and sum to 1 only about.
+            let sum = 0;
+            for (const p of next.probabilities.values()) sum += p;
+            for (const [id, p] of next.probabilities) row[id] = Math.log(Math.max(p / sum, 1e-45));
             rows[i] = row;
           },
         },
