@@ -23,7 +23,8 @@ const binary = join(import.meta.dirname, "../dist/src/cli/main.js");
 const tiny = join(import.meta.dirname, "data/models/gemma1-mqa");
 let tmp: string;
 beforeAll(async () => void (tmp = await mkdtemp(join(tmpdir(), "gemmac-view-"))));
-afterAll(() => rm(tmp, { recursive: true, force: true }));
+// A browser's processes may write to its profile for a moment after it has closed.
+afterAll(() => rm(tmp, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
 
 const gemmac = (...args: string[]) => spawnSync(process.execPath, [binary, ...args], { encoding: "utf8" });
 const pipeline =
