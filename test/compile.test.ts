@@ -240,3 +240,50 @@ test("a breach fails the build, is told by name and leaves nothing", async () =>
   expect(error.trouble).toBe("verify");
   expect(readdirSync(work)).toEqual([]);
 });
+
+test.each([{}, { profile: "standard" }, { quant: "int8" }] as const)(
+  "a feed-forward wider than the head's checked rows is proven whole %j",
+  async (options) => {
+    const dir = wide();
+    const report = await compile(dir, { targets: ["onnx"], out: join(fresh(), "out"), ...options });
+    expect(report.targets[0]?.proof?.ok).toBe(true);
+  },
+);
+
+/** Gemma 7B's feed-forward, 24,576 columns, in a model that is otherwise as small as can be. */
+function wide(): string {
+  const [width, hidden, vocab] = [32, 24_576, 300];
+  const layer = "model.layers.0";
+  const shapes = {
+    "model.embed_tokens.weight": [vocab, width],
+    [`${layer}.input_layernorm.weight`]: [width],
+    [`${layer}.mlp.down_proj.weight`]: [width, hidden],
+    [`${layer}.mlp.gate_proj.weight`]: [hidden, width],
+    [`${layer}.mlp.up_proj.weight`]: [hidden, width],
+    [`${layer}.post_attention_layernorm.weight`]: [width],
+    [`${layer}.self_attn.k_proj.weight`]: [width, width],
+    [`${layer}.self_attn.o_proj.weight`]: [width, width],
+    [`${layer}.self_attn.q_proj.weight`]: [width, width],
+    [`${layer}.self_attn.v_proj.weight`]: [width, width],
+    "model.norm.weight": [width],
+  };
+  let end = 0;
+  const entries = Object.entries(shapes).map(([name, shape]) => {
+    const start = end;
+    end += 4 * shape.reduce((a, b) => a * b, 1);
+    return [name, { dtype: "F32", shape, data_offsets: [start, end] }];
+  });
+  const header = Buffer.from(JSON.stringify(Object.fromEntries(entries)));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(header.length));
+  const data = Float32Array.from({ length: end / 4 }, (_, i) => Math.sin(i * i) / 8);
+  const dir = fresh();
+  writeFileSync(join(dir, "model.safetensors"), Buffer.concat([length, header, Buffer.from(data.buffer)]));
+  const config = {
+    ...JSON.parse(readFileSync(join(tiny, "config.json"), "utf8")),
+    ...{ vocab_size: vocab, hidden_size: width, intermediate_size: hidden, num_hidden_layers: 1 },
+    ...{ num_attention_heads: 1, num_key_value_heads: 1, head_dim: width, tie_word_embeddings: true },
+  };
+  writeFileSync(join(dir, "config.json"), JSON.stringify(config));
+  return dir;
+}

@@ -7,9 +7,9 @@ import { decodeModel, elementType, encodeProto, untyped } from "./proto.ts";
 import { createSession, loadRuntime, type Tensor } from "./session.ts";
 
 /** Rows of a head that are enough to check it by; larger heads are cut down to so many. */
-const headRows = 16_384;
+export const headRows = 16_384;
 
-/** An ONNX artifact that is run piece by piece, so that one layer's weights at a time are in memory. */
+/** An ONNX artifact that is run piece by piece, so that few weights at a time are in memory. */
 export class Parts {
   readonly #path: string;
   readonly #graph: onnx.IGraphProto;
@@ -48,9 +48,11 @@ export class Parts {
       input: n.input?.map((i) => (starts.has(i) ? alias(i) : i)) ?? [],
     }));
     const read = new Set(nodes.flatMap((n) => n.input ?? []));
+    const tensors = (this.#graph.initializer ?? []).filter((t) => read.has(t.name ?? ""));
     const { node, initializer } = cutHead(
       nodes,
-      (this.#graph.initializer ?? []).filter((t) => read.has(t.name ?? "")),
+      tensors,
+      wanted.includes("logits") ? this.#head() : undefined,
     );
     const input = [
       ...(this.#graph.input ?? []).filter((i) => read.has(i.name ?? "")),
@@ -74,6 +76,17 @@ export class Parts {
     }
   }
 
+  /** The output of the product that gives the scores, before they are bounded or given another shape. */
+  #head(): string | undefined {
+    const open = ["logits"];
+    for (let name = open.pop(); name !== undefined; name = open.pop()) {
+      const node = this.#makers.get(name);
+      if (isProduct(node)) return name;
+      open.push(...(node?.input ?? []));
+    }
+    return undefined;
+  }
+
   /** The nodes on the way from `starts` to `wanted`, in the file's order. */
   #between(starts: ReadonlySet<string>, wanted: readonly string[]): onnx.INodeProto[] {
     const needed = new Set<onnx.INodeProto>();
@@ -95,14 +108,18 @@ const inputOf = (name: string, dims: readonly number[]): onnx.IValueInfoProto =>
   type: { tensorType: { elemType: elementType.f32, shape: { dim: dims.map((dimValue) => ({ dimValue })) } } },
 });
 
+const isProduct = (n: onnx.INodeProto | undefined): boolean =>
+  n?.opType === "Gemm" || n?.opType === "MatMulNBits";
+
 /** Weights lie row by row, so the first rows of a product by a large matrix are a product by a shorter one. */
 function cutHead(
   nodes: readonly onnx.INodeProto[],
   tensors: readonly onnx.ITensorProto[],
+  head: string | undefined,
 ): { node: onnx.INodeProto[]; initializer: onnx.ITensorProto[] } {
   const rows = new Map(tensors.map((t) => [t.name, Number(t.dims?.[0] ?? 0)]));
   const heads = nodes.filter(
-    (n) => (n.opType === "Gemm" || n.opType === "MatMulNBits") && (rows.get(n.input?.[1]) ?? 0) > headRows,
+    (n) => n.output?.[0] === head && isProduct(n) && (rows.get(n.input?.[1]) ?? 0) > headRows,
   );
   const cut = new Set(heads.flatMap((n) => n.input?.slice(1) ?? []));
   // The shape that a flattened product is given back holds the number of its columns.

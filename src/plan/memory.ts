@@ -1,8 +1,11 @@
+import type { ModelFacts } from "../../backends/backend.ts";
+import { headRows } from "../../backends/onnx/index.ts";
 import { byteLength } from "../../backends/stream/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
 import { cast, dequantize, gather, quantize } from "../../ir/ops/index.ts";
 import { dtypes } from "../../ir/type.ts";
 import { codesOf, rowParts } from "../../passes/fold-weights.ts";
+import { stages } from "../verify/stages.ts";
 import type { Artifact } from "./artifact.ts";
 
 export interface Cache {
@@ -125,15 +128,18 @@ function loaded(graph: Graph, weights: readonly Value[]): number {
   return sum(sizes);
 }
 
-/** Peak memory of checking the artifact against the checkpoint, a layer at a time, after it was written in `before`. */
-export function proofMemory(graph: Graph, before: number): number {
-  const stages = new Map<string, Value[]>();
-  for (const w of graph.weights()) {
-    const name = /layers\.\d+\./.exec(String(w.attrs.name))?.[0] ?? "ends";
-    stages.set(name, [...(stages.get(name) ?? []), w]);
-  }
-  const largest = Math.max(0, ...[...stages.values()].map((weights) => loaded(graph, weights)));
-  return before + measured.runtime + largest;
+/** Peak memory of checking the artifact against the checkpoint, some weights at a time, after it was written in `before`. */
+export function proofMemory(graph: Graph, { vocab }: ModelFacts, before: number): number {
+  const origins = graph.values().flatMap((v) => graph.origins.get(v) ?? []);
+  // Of a large table few rows are looked up, and the head gives its first ones only.
+  const share = (w: Value) => (w.shape[0] === vocab ? Math.min(1, headRows / vocab) : 1);
+  const sizes = stages(graph, origins).map(({ weights }) => {
+    const each = [...weights].map((w) => loaded(graph, [w]) * share(w));
+    // The runtime makes ready one matrix after another, and then lets go of what it made that from.
+    const passing = [...weights].map((w) => (loaded(graph, [w]) - byteLength(w)) * share(w));
+    return sum(each) + Math.max(0, ...passing);
+  });
+  return before + measured.runtime + Math.max(0, ...sizes);
 }
 
 /** Memory to load the artifact and feed it texts of this length. */

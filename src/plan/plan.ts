@@ -125,7 +125,7 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
       },
       memory: {
         compile: compiling,
-        verify: proofMemory(legal, compiling),
+        verify: proofMemory(legal, facts, compiling),
         run: contexts.map((tokens) => ({ tokens, bytes: runMemory(legal, cache.bytes(tokens)) })),
       },
       ...(time && { time }),

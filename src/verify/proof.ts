@@ -6,6 +6,7 @@ import { count } from "../../ir/tensor.ts";
 import type { Law } from "../../passes/pass.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
 import { probe } from "./probe.ts";
+import { stages } from "./stages.ts";
 
 export interface ProofRequest {
   /** The artifact. */
@@ -78,7 +79,7 @@ export async function lossOf(
 }
 
 /**
- * Runs an artifact on a few tokens, one layer at a time, each operation on exact operands, and compares every named
+ * Runs an artifact on a few tokens, a few weights at a time, each operation on exact operands, and compares every named
  * activation with the reference interpreter, which streams the weights: memory stays bounded. Passes that were to
  * keep results are held to the checkpoint's own graph, others to the graph they made.
  */
@@ -110,7 +111,7 @@ async function held(
   const tolerance = compiled.values().some((v) => v.op.name === "quant_linear")
     ? allowed.codes
     : allowed.float;
-  for (const origins of stages(watch)) {
+  for (const { origins } of stages(compiled, watch)) {
     const tensors = origins.map((origin) => activations[origin] as string);
     const last = origins.includes(watch.at(-1) as string);
     given.push(...rowsOf(origins, request, want.watched));
@@ -138,16 +139,6 @@ async function held(
   const proof = { ok: worst.share <= worst.allowed, tokens: ids.length, worst, scores: agreement };
   const loss = await lossOf(request, want.logits);
   return loss ? { ...proof, loss } : proof;
-}
-
-/** Origins in groups that end where only the residual stream goes on: after the embedding, and after each layer. */
-function stages(origins: readonly string[]): string[][] {
-  const groups: string[][] = [[]];
-  for (const origin of origins) {
-    groups.at(-1)?.push(origin);
-    if (/^model\/(embed_tokens|layers\.\d+)$/.test(origin)) groups.push([]);
-  }
-  return groups.filter((g) => g.length > 0);
 }
 
 /** The exact values of these origins, for what comes after: those laid out [1, tokens, features], or one token's. */
