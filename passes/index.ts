@@ -12,7 +12,7 @@ import {
 } from "./fusion/fuse.ts";
 import { packLinear } from "./fusion/pack-linear.ts";
 import { shareTables } from "./fusion/share-tables.ts";
-import { insertKvCache } from "./kv-cache.ts";
+import { insertKvCache, quantizeCache } from "./kv-cache.ts";
 import { lastLogits } from "./last-logits.ts";
 import type { AnyPassMaker } from "./pass.ts";
 import { fuseQuant, quantize } from "./quantize.ts";
@@ -34,6 +34,7 @@ const makers: readonly AnyPassMaker[] = [
   insertKvCache,
   lastLogits,
   quantize,
+  quantizeCache,
   fuseQuant,
   foldWeights,
   shard,

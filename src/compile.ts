@@ -7,6 +7,7 @@ import { UserError } from "../ir/error.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { primitives } from "../ir/ops/index.ts";
 import { passes } from "../passes/index.ts";
+import { isCache } from "../passes/kv-cache.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
 import { quantize } from "../passes/quantize.ts";
@@ -134,6 +135,10 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const weights = overlay(stored, await measureImportance(graph, legal, checkpoint.weights, calibration));
   checkStored(legal, weights);
   warnUnread(legal, job);
+  if (legal.inputs.some((v) => isCache(v) && v.dtype !== "f32"))
+    warn(
+      "the caches hold 8-bit codes, which gemmac runs; transformers.js and onnxruntime-genai cannot feed them",
+    );
   const facts = factsOf(legal, source);
   const total = legal.weights().reduce((sum, w) => sum + byteLength(w), 0);
   let done = 0;

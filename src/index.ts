@@ -38,7 +38,7 @@ export {
 } from "../passes/fusion/fuse.ts";
 export { packLinear } from "../passes/fusion/pack-linear.ts";
 export { shareTables } from "../passes/fusion/share-tables.ts";
-export { insertKvCache } from "../passes/kv-cache.ts";
+export { insertKvCache, quantizeCache } from "../passes/kv-cache.ts";
 export { type Law, map, type Pass, type PassMaker, pass } from "../passes/pass.ts";
 export { PassError, type PassRecord, parsePipeline, printPipeline, runPasses } from "../passes/pipeline.ts";
 export { type Rule, raise, rewrite, rule } from "../passes/rewrite.ts";

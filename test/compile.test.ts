@@ -195,6 +195,8 @@ test.each([
   "quantize{scheme=int4,range=middle}",
   "quantize{scheme=int4,method=search}",
   "quantize{scheme=int8,block=0}",
+  "quantize-cache",
+  "quantize{scheme=int8},quantize-cache",
 ])("%s: proven on both profiles, and verify agrees", async (text) => {
   for (const profile of ["standard", "ort"] as const) {
     const options = { targets: ["onnx"], out: join(fresh(), "out"), profile, insert: parsePipeline(text) };

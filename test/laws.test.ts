@@ -21,7 +21,7 @@ import {
 } from "../passes/fusion/fuse.ts";
 import { packLinear } from "../passes/fusion/pack-linear.ts";
 import { shareTables } from "../passes/fusion/share-tables.ts";
-import { insertKvCache } from "../passes/kv-cache.ts";
+import { insertKvCache, isCache, quantizeCache } from "../passes/kv-cache.ts";
 import { lastLogits } from "../passes/last-logits.ts";
 import type { Pass } from "../passes/pass.ts";
 import { pass } from "../passes/pass.ts";
@@ -303,6 +303,8 @@ describe("the cache", () => {
     chunks: fc.array(fc.integer({ min: 1, max: 3 }), { minLength: 1, maxLength: 4 }),
     first: fc.constantFrom(0, 7),
     spelled: fc.boolean(),
+    /** Whether caches hold 8-bit codes. */
+    coded: fc.boolean(),
     /** Slots beyond those that are filled; without a number caches grow. */
     spare: fc.option(fc.integer({ min: 0, max: 3 }), { nil: undefined }),
     seed: fc.nat(),
@@ -310,12 +312,14 @@ describe("the cache", () => {
 
   test("decoding in chunks of any size gives the logits of one full pass", () => {
     const property = fc.property(models, ({ config, batch, chunks, spelled, spare, seed, ...from }) => {
-      const full = gemma(config, () => "f32");
+      const written = gemma(config, () => "f32");
+      const plain = spelled ? fuse(lower(written)) : written;
+      const full = from.coded ? quantizeCache().run(plain) : plain;
       const length = chunks.reduce((a, b) => a + b);
       const capacity = spare === undefined ? 0 : length + spare;
       // A slot's number is its position, so that texts in slots start at 0.
       const first = capacity ? 0 : from.first;
-      const step = insertKvCache({ capacity }).run(spelled ? fuse(lower(full)) : full);
+      const step = insertKvCache({ capacity }).run(full);
       verify(step);
       const next = random(seed);
       const ids = Array.from({ length: batch * length }, () => Math.floor(next() * config.vocab));
@@ -342,10 +346,10 @@ describe("the cache", () => {
         const shape = v.shape.map((d) => size(d, { B: batch, P: 0 }));
         return { shape, data: new Float64Array(count(shape)) };
       };
+      const caches = step.inputs.filter(isCache);
+      expect(caches.some((v) => v.dtype === "i8")).toBe(from.coded);
       const cache: Record<string, HostTensor> = Object.fromEntries(
-        step.inputs
-          .filter((v) => String(v.attrs.name).startsWith("past_key_values."))
-          .map((v) => [String(v.attrs.name), empty(v)]),
+        caches.map((v) => [String(v.attrs.name), empty(v)]),
       );
       let at = 0;
       for (const n of chunks) {

@@ -4,7 +4,7 @@ import type { onnx } from "onnx-proto";
 import type { Named } from "../backend.ts";
 import { modelFile } from "./emit.ts";
 import { decodeModel, elementType, encodeProto, untyped } from "./proto.ts";
-import { createSession, loadRuntime, type Tensor } from "./session.ts";
+import { createSession, emptyCaches, loadRuntime, type Tensor } from "./session.ts";
 
 /** Rows of a head that are enough to check it by; larger heads are cut down to so many. */
 export const headRows = 16_384;
@@ -66,7 +66,7 @@ export class Parts {
     try {
       const used = given.filter((t) => read.has(alias(t.name)));
       const own = used.map((t) => [alias(t.name), new Tensor("float32", t.data, t.dims)] as const);
-      const all = { ...feeds, ...Object.fromEntries(own) };
+      const all = { ...(await emptyCaches(session.inputMetadata)), ...feeds, ...Object.fromEntries(own) };
       const out = await session.run(
         Object.fromEntries(session.inputNames.map((name) => [name, all[name] as Tensor])),
       );

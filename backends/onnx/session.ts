@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type * as ort from "onnxruntime-node";
 import { UserError } from "../../ir/error.ts";
-import { cacheNames } from "../../passes/kv-cache.ts";
+import { isCacheName, nextCache } from "../../passes/kv-cache.ts";
 import type { ModelFacts, Session, Step } from "../backend.ts";
 import { modelFile } from "./emit.ts";
 import { decodeModel, encodeProto, untyped } from "./proto.ts";
@@ -48,15 +48,8 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
     );
   }
 
-  const empty = () => {
-    const size = [1, facts.kvHeads, 0, facts.headDim];
-    const names = Array.from({ length: facts.layers }, (_, i) => cacheNames(i)).flatMap((n) => [
-      n.key,
-      n.value,
-    ]);
-    return Object.fromEntries(names.map((name) => [name, new Tensor("float32", new Float32Array(0), size)]));
-  };
-  let cache: Record<string, ort.Tensor> = empty();
+  const none = await emptyCaches(session.inputMetadata);
+  let cache = none;
   let fed = 0;
   const row = (values: readonly number[]) =>
     new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
@@ -65,53 +58,30 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
   const scores = session.outputMetadata.find((m) => m.name === "logits");
   const lastOnly = scores?.isTensor && scores.shape[1] === 1;
 
-  /** How many rows of numbers each token has in a watched value: one for each head where those come first. */
-  const heads = new Map<string, number>();
-  const run = async (ids: readonly number[]): Promise<Step> => {
+  /** The wanted values of one run, by name in the file. */
+  const run = async (ids: readonly number[]): Promise<ReadonlyMap<string, Floats>> => {
     const mask = row(new Array<number>(fed + ids.length).fill(1));
     const out = await session.run({ input_ids: row(ids), attention_mask: mask, ...cache });
     fed += ids.length;
-    const data = (name: string): Float32Array => {
-      const t = out[name];
-      if (!(t?.data instanceof Float32Array)) throw new Error(`the artifact gives no f32 output ${name}`);
-      return t.data;
-    };
-    const next = Array.from({ length: facts.layers }, (_, i) => cacheNames(i)).flatMap((n) => [
-      [n.key, out[n.nextKey]],
-      [n.value, out[n.nextValue]],
-    ]);
+    const next = Object.keys(cache).map((name) => [name, out[nextCache(name)] as Tensor]);
     cache = Object.fromEntries(next);
-    const watched = Object.entries(watch).map(([origin, tensor]) => [origin, data(tensor)] as const);
-    for (const [origin, tensor] of Object.entries(watch)) {
-      const dims = out[tensor]?.dims ?? [];
-      heads.set(origin, dims.length === 4 && dims[2] === ids.length ? Number(dims[1]) : 1);
-    }
-    return { logits: data("logits"), watched: new Map(watched) };
+    return new Map(wanted.map((name) => [name, floats(name, out[name])]));
   };
+  const wanted = ["logits", ...Object.values(watch)];
 
   return {
     facts,
     async append(ids, { last = false } = {}): Promise<Step> {
-      if (last || !lastOnly) {
-        const step = await run(ids);
-        return last ? { ...step, logits: step.logits.subarray(-facts.vocab) } : step;
-      }
-      const steps: Step[] = [];
-      for (const id of ids) steps.push(await run([id]));
-      const watched = Object.keys(watch).map((origin) => {
-        const parts = steps.map((s) => s.watched.get(origin) ?? new Float32Array());
-        return [origin, joined(parts, heads.get(origin) ?? 1)] as const;
-      });
-      return {
-        logits: joined(
-          steps.map((s) => s.logits),
-          1,
-        ),
-        watched: new Map(watched),
-      };
+      const alone = lastOnly && !last;
+      const runs: ReadonlyMap<string, Floats>[] = [];
+      for (const part of alone ? ids.map((id) => [id]) : [ids]) runs.push(await run(part));
+      const all = (name: string) => joined(runs.flatMap((values) => values.get(name) ?? []));
+      const watched = Object.entries(watch).map(([origin, name]) => [origin, all(name)] as const);
+      const logits = all("logits");
+      return { logits: last ? logits.subarray(-facts.vocab) : logits, watched: new Map(watched) };
     },
     reset() {
-      cache = empty();
+      cache = none;
       fed = 0;
     },
     async close() {
@@ -120,16 +90,26 @@ export async function openSession(dir: string, { facts, watch = {} }: OpenOption
   };
 }
 
-/** One token's values after the other's, for each head on its own. */
-function joined(parts: readonly Float32Array[], heads: number): Float32Array {
-  const out = new Float32Array(parts.reduce((n, p) => n + p.length, 0));
-  let at = 0;
-  for (let h = 0; h < heads; h++)
-    for (const p of parts) {
-      const size = p.length / heads;
-      out.set(p.subarray(h * size, (h + 1) * size), at);
-      at += size;
-    }
+interface Floats {
+  readonly dims: readonly number[];
+  readonly data: Float32Array;
+}
+
+function floats(name: string, t: Tensor | undefined): Floats {
+  if (t?.data instanceof Float32Array) return { dims: t.dims, data: t.data };
+  throw new Error(`the artifact gives no f32 output ${name}`);
+}
+
+/** The values of one token after another, as one run over all would give them: heads may come before tokens. */
+function joined(parts: readonly Floats[]): Float32Array {
+  const [first, ...others] = parts;
+  if (!first || others.length === 0) return first?.data ?? new Float32Array(0);
+  const heads = first.dims.length === 4 ? (first.dims[1] as number) : 1;
+  const size = first.data.length / heads;
+  const out = new Float32Array(parts.length * first.data.length);
+  for (const [i, { data }] of parts.entries())
+    for (let h = 0; h < heads; h++)
+      out.set(data.subarray(h * size, (h + 1) * size), (h * parts.length + i) * size);
   return out;
 }
 
@@ -142,6 +122,20 @@ export async function createSession(
   if (typeof graph === "string") return InferenceSession.create(graph, { logSeverityLevel: 3 });
   const extra = { session: { model_external_initializers_file_folder_path: folder } };
   return InferenceSession.create(graph, { logSeverityLevel: 3, extra });
+}
+
+/** What is fed as caches before the first token. Sizes that are not numbers are texts, and 1, or tokens, and 0. */
+export async function emptyCaches(
+  inputs: readonly ort.InferenceSession.ValueMetadata[],
+): Promise<Readonly<Record<string, Tensor>>> {
+  const { Tensor } = await loadRuntime();
+  const tensors = inputs.flatMap((input) => {
+    if (!input.isTensor || !isCacheName(input.name)) return [];
+    const dims = input.shape.map((d, axis) => (typeof d === "number" ? d : axis === 0 ? 1 : 0));
+    const data = input.type === "int8" ? new Int8Array(0) : new Float32Array(0);
+    return [[input.name, new Tensor(input.type, data, dims)] as const];
+  });
+  return Object.fromEntries(tensors);
 }
 
 /** Whole numbers for one text, as the runtime takes them. */

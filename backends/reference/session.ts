@@ -1,7 +1,8 @@
+import { size } from "../../ir/dim.ts";
 import type { Graph } from "../../ir/graph.ts";
-import type { HostTensor } from "../../ir/tensor.ts";
+import { count, type HostTensor } from "../../ir/tensor.ts";
 import { fuseLinear } from "../../passes/fusion/fuse.ts";
-import { cacheNames, insertKvCache } from "../../passes/kv-cache.ts";
+import { insertKvCache, isCache, nextCache } from "../../passes/kv-cache.ts";
 import type { ModelFacts, Session, Step } from "../backend.ts";
 import type { Weights } from "../weights.ts";
 import { evaluate } from "./evaluate.ts";
@@ -32,16 +33,14 @@ export function openReference(
     },
   });
 
-  const empty = (): Record<string, HostTensor> => {
-    const none = { shape: [1, facts.kvHeads, 0, facts.headDim], data: new Float64Array(0) };
-    const names = Array.from({ length: facts.layers }, (_, i) => cacheNames(i));
-    return Object.fromEntries(
-      names.flatMap((n) => [
-        [n.key, none],
-        [n.value, none],
-      ]),
+  const caches = cached.inputs.filter(isCache);
+  const empty = (): Record<string, HostTensor> =>
+    Object.fromEntries(
+      caches.map((v) => {
+        const shape = v.shape.map((d) => size(d, { B: 1, P: 0 }));
+        return [String(v.attrs.name), { shape, data: new Float64Array(count(shape)) }];
+      }),
     );
-  };
   let cache = empty();
   let fed = 0;
   const row = (values: readonly number[]): HostTensor => ({
@@ -68,10 +67,7 @@ export function openReference(
         if (!t) throw new Error(`the graph gives no output ${name}`);
         return t;
       };
-      for (let i = 0; i < facts.layers; i++) {
-        const n = cacheNames(i);
-        cache = { ...cache, [n.key]: result(n.nextKey), [n.value]: result(n.nextValue) };
-      }
+      cache = Object.fromEntries(Object.keys(cache).map((name) => [name, result(nextCache(name))]));
       return {
         logits: Float32Array.from(result("logits").data.subarray(last ? -facts.vocab : 0)),
         watched: new Map(

@@ -2,7 +2,22 @@ import type { Value } from "../graph.ts";
 import { bool, composite, float, int } from "../op.ts";
 import { matmul, max, mean, sum } from "./contract.ts";
 import { iota } from "./leaf.ts";
-import { add, cos, div, erf, exp, less_equal, mul, pow, rsqrt, select, sin, sub, tanh } from "./math.ts";
+import {
+  add,
+  cos,
+  div,
+  erf,
+  exp,
+  less_equal,
+  maximum,
+  mul,
+  pow,
+  rsqrt,
+  select,
+  sin,
+  sub,
+  tanh,
+} from "./math.ts";
 import { dequantize } from "./quant.ts";
 import { cast, concat, gather, reshape, slice, transpose } from "./shape.ts";
 
@@ -25,6 +40,35 @@ export const quant_gather = composite("quant_gather", {
   inputs: ["codes", "scale", "zero", "index"],
   example: [["i8[5,64]", "f32[5,2]", "i8[5,2]", "i32[3]"]],
   decompose: ({ codes, scale, zero, index }) => gather(dequantize(codes, scale, zero), index),
+});
+
+export const row_scale = composite("row_scale", {
+  doc: "The scale of each row's 8-bit codes: its largest magnitude over 127.",
+  inputs: ["x"],
+  example: [["f32[2,8]"]],
+  decompose: ({ x }) => {
+    const h = cast(x, { to: "f32" });
+    // Never 0, so that a row of zeros has codes too.
+    return mul(maximum(max(maximum(h, sub(0, h))), 1e-30), 1 / 127);
+  },
+});
+
+export const row_codes = composite("row_codes", {
+  doc: "x over its row's scale as the nearest whole numbers, -127 to 127; halves go up.",
+  inputs: ["x", "scale"],
+  example: [["f32[2,8]", "f32[2,1]"]],
+  decompose: ({ x, scale }) => {
+    // A cast goes towards zero, and so down once nothing is negative.
+    const above = cast(add(div(cast(x, { to: "f32" }), scale), 128.5), { to: "i32" });
+    return cast(sub(above, 128), { to: "i8" });
+  },
+});
+
+export const decode_rows = composite("decode_rows", {
+  doc: "What row_codes stand for: each times its row's scale.",
+  inputs: ["codes", "scale"],
+  example: [["i8[2,8]", "f32[2,1]"]],
+  decompose: ({ codes, scale }) => mul(cast(codes, { to: "f32" }), scale),
 });
 
 export const rms_norm = composite("rms_norm", {

@@ -2,7 +2,7 @@ import type { ModelFacts } from "../../backends/backend.ts";
 import { int64Row } from "../../backends/onnx/index.ts";
 import { cacheNames } from "../../passes/kv-cache.ts";
 
-/** What a client feeds for these tokens after `past` others; a cache that is not among `caches` is zero. */
+/** What a client feeds for these tokens after `past` others, but for empty caches; one not among `caches` is zero. */
 export async function clientFeeds(
   facts: ModelFacts,
   ids: readonly number[],
@@ -12,7 +12,7 @@ export async function clientFeeds(
   const { Tensor } = await import("onnxruntime-node");
   const shape = [1, facts.kvHeads, past, facts.headDim];
   const zero = new Float32Array(facts.kvHeads * past * facts.headDim);
-  const names = Array.from({ length: facts.layers }, (_, i) => cacheNames(i)).flatMap((n) => [
+  const names = Array.from({ length: past > 0 ? facts.layers : 0 }, (_, i) => cacheNames(i)).flatMap((n) => [
     n.key,
     n.value,
   ]);

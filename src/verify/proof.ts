@@ -2,6 +2,7 @@ import type { ModelFacts, Named, Pieces, Step } from "../../backends/backend.ts"
 import { openReference } from "../../backends/reference/index.ts";
 import type { Weights } from "../../backends/weights.ts";
 import type { Graph } from "../../ir/graph.ts";
+import { quant_linear } from "../../ir/ops/index.ts";
 import { count } from "../../ir/tensor.ts";
 import type { Law } from "../../passes/pass.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
@@ -108,9 +109,9 @@ async function held(
   let worst = { origin: "", share: 0, allowed: Number.POSITIVE_INFINITY };
   let scores: Float32Array | undefined;
   const given: Named[] = [];
-  const tolerance = compiled.values().some((v) => v.op.name === "quant_linear")
-    ? allowed.codes
-    : allowed.float;
+  const coded = compiled.inputs.some((v) => v.dtype === "i8");
+  const rounds = coded || compiled.values().some(quant_linear.of);
+  const tolerance = rounds ? allowed.codes : allowed.float;
   for (const { origins } of stages(compiled, watch)) {
     const tensors = origins.map((origin) => activations[origin] as string);
     const last = origins.includes(watch.at(-1) as string);
@@ -131,7 +132,7 @@ async function held(
   const off = shareOff(want.logits.subarray(0, row.length), row);
   if (off / tolerance > worst.share / worst.allowed)
     worst = { origin: "logits", share: off, allowed: tolerance };
-  const fault = request.own ? await probe({ ...request, windows: true }) : undefined;
+  const fault = request.own ? await probe({ ...request, windows: !coded }) : undefined;
   if (fault) {
     const scale = fault.tolerance / allowed.float;
     worst = { origin: fault.origin, share: fault.maxDifference / scale, allowed: allowed.float };
