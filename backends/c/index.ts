@@ -1,3 +1,4 @@
+import { isCache } from "../../passes/kv-cache.ts";
 import { parsePipeline } from "../../passes/pipeline.ts";
 import type { Backend } from "../backend.ts";
 import { emit } from "./emit.ts";
@@ -17,5 +18,9 @@ export const c = (): Backend => ({
   doc: "One C file with its weights beside it: built by gcc or clang, run on any processor, no libraries.",
   passes: parsePipeline(pipeline),
   keeps: (v) => Object.hasOwn(emitters, v.op.name),
+  refuses: (v) =>
+    v.op.name === "param" && isCache(v) && v.dtype !== "f32"
+      ? "its caches hold floats; leave out quantize-cache"
+      : undefined,
   emit,
 });
