@@ -31,7 +31,8 @@ export class CodesPool {
   }
 
   #start(): void {
-    const worker = new Worker(new URL("./worker.js", import.meta.url));
+    // Flags of the process, such as --input-type, are not for a file.
+    const worker = new Worker(new URL("./worker.js", import.meta.url), { execArgv: [] });
     worker.on("message", ({ id, done }: { id: number; done: Codes }) => {
       this.#pending.get(id)?.resolve(done);
       this.#pending.delete(id);
