@@ -4,8 +4,11 @@ import { WeightStream } from "../backends/stream/index.ts";
 import { type Sizes, size } from "../ir/dim.ts";
 import type { Graph } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
+import { less_equal, mul, param, select } from "../ir/ops/index.ts";
 import type { HostTensor } from "../ir/tensor.ts";
 import { isFloat } from "../ir/type.ts";
+import { decompose } from "../passes/decompose.ts";
+import { map } from "../passes/pass.ts";
 import { anything, cases } from "./support/kernel-cases.ts";
 import { KernelMachine, noCompiler, PlanRun } from "./support/kernel-machine.ts";
 import { random, randomTensor } from "./support/random-graph.ts";
@@ -21,6 +24,8 @@ const limits = { sharedBytes: 16_384, bindingBytes: 2 ** 27, buffers: 8, lastArr
 interface Case {
   readonly name: string;
   readonly device: string;
+  /** Whether it may make much of a rounding error, as no model does. */
+  readonly chaotic: boolean;
   readonly graph: Graph;
   readonly plan: Plan;
   readonly sizes: { readonly T: number; readonly B: number };
@@ -44,6 +49,7 @@ const all: Case[] = Object.entries(devices).flatMap(([device, own]) =>
         return {
           name: `${name}, ${T} tokens, ${device}`,
           device,
+          chaotic: anything.some((c) => c.name === name),
           graph,
           plan: plan(graph, {
             device: { ...limits, ...own, bindingBytes },
@@ -70,6 +76,24 @@ function meaning(
   }
 }
 
+/** `g` with each f32 result moved by a hair, up or down, and 0 for NaN. */
+function shaken(g: Graph, next: () => number): Graph {
+  return map(decompose().run(g), (v) => {
+    if (v.dtype !== "f32" || v.op === param) return v;
+    return select(less_equal(v, v), mul(v, next() < 0.5 ? 1 - 4e-7 : 1 + 4e-7), 0);
+  });
+}
+
+/** The largest difference as a share of what is expected. */
+function distance(got: ArrayLike<number>, expected: ArrayLike<number>): number {
+  const finite = Array.from(expected).filter(Number.isFinite);
+  const largest = finite.reduce((m, x) => Math.max(m, Math.abs(x)), 1e-3);
+  // No device promises to keep NaN.
+  const error = (x: number, y: number) =>
+    x === y || Number.isNaN(y) ? 0 : Number.isNaN(x) ? Infinity : Math.abs(x - y) / largest;
+  return Array.from(got).reduce((m, x, i) => Math.max(m, error(x, expected[i] as number)), 0);
+}
+
 describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter means", () => {
   const machines = new Map<string, KernelMachine>();
   beforeAll(async () => {
@@ -83,9 +107,12 @@ describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter 
     for (const machine of machines.values()) machine.close();
   });
 
-  test.for(all)("$name", async ({ graph, plan, sizes, tensors, device }, context) => {
+  test.for(all)("$name", async ({ graph, plan, sizes, tensors, device, chaotic }, context) => {
     const want = meaning(graph, sizes, tensors);
     if (!want) return context.skip("the interpreter finds an index out of range");
+    // What multiplies rounding errors in the interpreter may do so here; erf is an approximation.
+    const next = random(1);
+    const moved = chaotic ? [1, 2, 3, 4].map(() => meaning(shaken(graph, next), sizes, tensors)) : [];
     const run = new PlanRun(plan, machines.get(device) as KernelMachine);
     const stream = new WeightStream(graph, weightsOf(graph.stored(), tensors), () => {});
     await run.load(stream);
@@ -98,13 +125,11 @@ describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter 
     run.run(phase, sizes);
     for (const [name, expected] of Object.entries(want)) {
       const got = await run.result(phase.outputs[name] as Plan["decode"]["outputs"][string], sizes);
-      const finite = expected.data.filter(Number.isFinite);
-      const largest = finite.reduce((m, x) => Math.max(m, Math.abs(x)), 1e-3);
-      // No device promises to keep NaN.
-      const error = (x: number, y: number) => (x === y || Number.isNaN(y) ? 0 : Math.abs(x - y) / largest);
-      const worst = got.reduce((m, x, i) => Math.max(m, error(x, expected.data[i] as number)), 0);
+      const worst = distance(got, expected.data);
+      const noise = Math.max(0, ...moved.map((m) => distance(m?.[name]?.data ?? [], expected.data)));
+      const allowed = chaotic ? 1e-4 + 2 * noise : 2e-5;
       expect(got.length).toBe(expected.data.length);
-      expect(worst, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(2e-5);
+      expect(worst, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(allowed);
     }
     run.free();
   });
