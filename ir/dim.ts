@@ -41,12 +41,14 @@ const terms = (d: Dim): ReadonlyMap<string, number> => (typeof d === "number" ? 
 const factors = (monomial: string): string[] => monomial.split("*").filter(Boolean);
 
 export function plus(a: Dim, b: Dim): Dim {
+  if (typeof a === "number" && typeof b === "number") return a + b;
   const out = new Map(terms(a));
   for (const [m, c] of terms(b)) out.set(m, (out.get(m) ?? 0) + c);
   return make(out);
 }
 
 export function times(a: Dim, b: Dim): Dim {
+  if (typeof a === "number" && typeof b === "number") return a * b;
   const out = new Map<string, number>();
   for (const [m, c] of terms(a))
     for (const [n, d] of terms(b)) {

@@ -67,8 +67,17 @@ const interned = new Map<string, WeakRef<Value>>();
 const dropped = new FinalizationRegistry<string>((key) => {
   if (!interned.get(key)?.deref()) interned.delete(key);
 });
-const spell = (x: unknown): string => (Object.is(x, -0) ? "-0" : String(x));
 let nextId = 0;
+
+/** Attributes as text that tells them apart, whatever order they were given in. */
+export function spell(schema: OpDef["attrs"], attrs: Attrs): string {
+  let text = "";
+  for (const k in schema) {
+    const x = attrs[k];
+    text += Object.is(x, -0) ? ",-0" : `,${x}`;
+  }
+  return text;
+}
 
 /**
  * The only way to make a Value. Runs the op's `infer`, so an ill-typed node cannot exist. Commutative operands
@@ -85,10 +94,7 @@ export function intern(op: OpDef, inputs: readonly Value[], attrs: Attrs): Value
     if (instead) return instead;
     const ids = inputs.map((v) => v.id);
     if (op.commutative) ids.sort((a, b) => a - b);
-    const shown = Object.keys(attrs)
-      .sort()
-      .map((k) => `${k}=${spell(attrs[k])}`);
-    const key = `${op.name}(${ids})${shown}`;
+    const key = `${op.name}(${ids})${spell(op.attrs, attrs)}`;
     const hit = interned.get(key)?.deref();
     if (hit) return hit;
     const made = new Value(nextId++, op, inputs, attrs, op.infer(inputs, attrs));
@@ -139,6 +145,7 @@ export class Graph implements GraphParts {
   readonly origins: ReadonlyMap<Value, string>;
   readonly mesh: Mesh | undefined;
   readonly shardings: ReadonlyMap<Value, Sharding>;
+  #values: readonly Value[] | undefined;
   constructor(name: string, parts: Pick<GraphParts, "inputs" | "outputs"> & Partial<GraphParts>) {
     this.name = name;
     this.inputs = parts.inputs;
@@ -151,8 +158,9 @@ export class Graph implements GraphParts {
   }
 
   /** Every reachable value, operands before users. */
-  values(): Value[] {
-    return postorder(Object.values(this.outputs));
+  values(): readonly Value[] {
+    this.#values ??= postorder(Object.values(this.outputs));
+    return this.#values;
   }
 
   /** Reachable params that are not runtime inputs: those that the checkpoint holds and those that `setup` makes. */
@@ -168,22 +176,31 @@ export class Graph implements GraphParts {
   }
 
   with(parts: Partial<GraphParts>): Graph {
-    return new Graph(this.name, { ...this, ...parts });
+    const made = new Graph(this.name, { ...this, ...parts });
+    if (made.outputs === this.outputs) made.#values = this.#values;
+    return made;
   }
 }
 
 /** Values reachable from `roots`, operands before users; `stop` holds values not to look behind. */
 export function postorder(roots: readonly Value[], stop: { has(v: Value): boolean } = new Set()): Value[] {
-  const seen = new Set<Value>();
+  const done = new Map<Value, boolean>();
   const order: Value[] = [];
-  const stack: [value: Value, operandsDone: boolean][] = roots.toReversed().map((v) => [v, false]);
-  for (let top = stack.pop(); top; top = stack.pop()) {
-    const [v, operandsDone] = top;
-    if (operandsDone) order.push(v);
-    else if (!seen.has(v) && !stop.has(v)) {
-      seen.add(v);
-      stack.push([v, true]);
-      for (const i of v.inputs.toReversed()) stack.push([i, false]);
+  const stack = roots.toReversed();
+  for (let v = stack.at(-1); v; v = stack.at(-1)) {
+    const state = done.get(v);
+    if (state === undefined && !stop.has(v)) {
+      done.set(v, false);
+      for (let i = v.inputs.length - 1; i >= 0; i--) {
+        const operand = v.inputs[i] as Value;
+        if (!done.has(operand)) stack.push(operand);
+      }
+      continue;
+    }
+    stack.pop();
+    if (state === false) {
+      done.set(v, true);
+      order.push(v);
     }
   }
   return order;

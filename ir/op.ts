@@ -1,5 +1,5 @@
 import { type Dim, parseDim, Sym } from "./dim.ts";
-import { type Attr, intern, type OpDef, type Result, Value } from "./graph.ts";
+import { type Attr, intern, type OpDef, type Result, spell, Value } from "./graph.ts";
 import { literal, node, Pattern } from "./pattern.ts";
 import type { HostTensor } from "./tensor.ts";
 import { type DType, isDType, parseType, TensorType, tensor } from "./type.ts";
@@ -64,15 +64,17 @@ export function complete<A extends Schema>(
   for (const k of Object.keys(given))
     if (!Object.hasOwn(schema, k))
       throw new TypeError(`${owner} has no ${k}; it takes ${Object.keys(schema).join(", ") || "none"}`);
-  const full = Object.entries(schema).map(([k, a]) => {
+  const full: Record<string, unknown> = {};
+  for (const k in schema) {
+    const a = schema[k] as Attr<unknown>;
     const v = given[k] ?? a.default;
     if (!a.is(v))
       throw new TypeError(
         v === undefined ? `${owner}: ${k} is required` : `${owner}: ${k} = ${v} is not ${a.kind}`,
       );
-    return [k, v];
-  });
-  return Object.fromEntries(full);
+    full[k] = v;
+  }
+  return full as AttrsOf<A>;
 }
 
 type Names = readonly string[];
@@ -154,7 +156,11 @@ function define<I extends Names, A extends Schema>(
 export const neighbour = (operands: readonly unknown[]): DType | undefined =>
   operands.find((a): a is Value => a instanceof Value && a.dtype !== "bool")?.dtype;
 
-const zip = <T>(names: Names, xs: readonly T[]): any => Object.fromEntries(names.map((n, i) => [n, xs[i]]));
+function zip<T>(names: Names, xs: readonly T[]): any {
+  const out: Record<string, T | undefined> = {};
+  for (let i = 0; i < names.length; i++) out[names[i] as string] = xs[i];
+  return out;
+}
 
 /** Declare an op with a meaning of its own. */
 export const primitive = <const I extends Names, const A extends Schema = {}>(
@@ -176,15 +182,23 @@ export const primitive = <const I extends Names, const A extends Schema = {}>(
   });
 
 /** Declare an op that is short for others. */
-export const composite = <const I extends Names, const A extends Schema = {}>(
+export function composite<const I extends Names, const A extends Schema = {}>(
   name: string,
   entry: Composite<I, A>,
-): Op<I, A> =>
-  define(name, entry, {
+): Op<I, A> {
+  // Operands of the same types give a result of the same type: the layers of a model decompose once.
+  const known = new Map<string, TensorType>();
+  return define(name, entry, {
     composite: true,
-    infer: (vs, a) => entry.decompose(zip(entry.inputs, vs), a).type,
+    infer: (vs, a) => {
+      const key = `${vs.map((v) => v.type)}${spell(entry.attrs ?? {}, a)}`;
+      const type = known.get(key) ?? entry.decompose(zip(entry.inputs, vs), a).type;
+      known.set(key, type);
+      return type;
+    },
     decompose: (vs, a) => entry.decompose(zip(entry.inputs, vs), a),
   });
+}
 
 /** The one op that the call syntax itself needs: bare numbers become constants. */
 export const constant = primitive("constant", {

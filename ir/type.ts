@@ -10,6 +10,7 @@ export const isFloat = (d: DType): boolean => d === "f32" || d === "f16" || d ==
 export class TensorType {
   readonly dtype: DType;
   readonly shape: readonly Dim[];
+  #text: string | undefined;
   constructor(dtype: DType, shape: readonly Dim[]) {
     for (const d of shape)
       if (typeof d === "number" && !(Number.isSafeInteger(d) && d >= 0))
@@ -46,7 +47,8 @@ export class TensorType {
     );
   }
   toString(): string {
-    return `${this.dtype}[${this.shape.join(",")}]`;
+    this.#text ??= `${this.dtype}[${this.shape.join(",")}]`;
+    return this.#text;
   }
 }
 

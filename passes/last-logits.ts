@@ -50,7 +50,7 @@ export const lastLogits = pass("last-logits", {
 
     // Users before operands: whoever reads more of a value than its last row needs it whole.
     const whole = new Set(Object.values(others));
-    for (const v of g.values().reverse()) {
+    for (const v of g.values().toReversed()) {
       const rows = whole.has(v) ? [] : rowsRead(v);
       for (const x of v.inputs) if (!rows.includes(x)) whole.add(x);
     }

@@ -46,7 +46,8 @@ export function pass<A extends Schema = {}>(
 
 /** `g` with its outputs replaced by what `change` makes of them; origins and shardings follow their values. */
 export function mapped(g: Graph, change: (v: Value) => Value): Graph {
-  const outputs = Object.fromEntries(Object.entries(g.outputs).map(([k, v]) => [k, change(v)]));
+  const changed = Object.entries(g.outputs).map(([k, v]) => [k, change(v)] as const);
+  const outputs = changed.every(([k, v]) => v === g.outputs[k]) ? g.outputs : Object.fromEntries(changed);
   const follow = <T>(facts: ReadonlyMap<Value, T>): Map<Value, T> => {
     const moved = new Map<Value, T>();
     for (const [v, fact] of facts) {

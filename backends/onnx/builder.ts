@@ -238,7 +238,7 @@ export class Builder {
 /** Where each value belongs: its own origin, else that of the first value which uses it. */
 function scopes(g: Graph): ReadonlyMap<Value, string> {
   const paths = new Map<Value, string>();
-  for (const v of g.values().reverse()) {
+  for (const v of g.values().toReversed()) {
     const origin = g.origins.get(v);
     const path = origin ? `/${origin}` : paths.get(v);
     if (path === undefined) continue;

@@ -2,12 +2,12 @@
 // in alternating rounds, with the memory bandwidth of the same minutes beside them. Best of each round on both sides.
 import { execFileSync, fork } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { compile, parsePipeline } from "../../dist/src/index.js";
+import { artifact } from "./artifacts.mjs";
 import { bandwidth } from "./bandwidth.mjs";
 import { gguf } from "./gguf.mjs";
 import { installed } from "./packages.mjs";
@@ -26,9 +26,8 @@ const programs = [];
 for (const [scheme, block] of [["int8", 0], ["int8", 128], ["int8", 32], ["int4", 128], ["int4", 32]]) {
   const name = `${scheme} ${block ? `b${block}` : "row"}`;
   if (!name.includes(options.only)) continue;
-  const out = join(cache, `c-${scheme}-${block}`);
-  if (!existsSync(join(out, "manifest.json")))
-    await compile(checkpoint, { targets: ["c"], out, verify: false, insert: parsePipeline(`quantize{scheme=${scheme},block=${block}}`) });
+  const passes = `quantize{scheme=${scheme},block=${block}}`;
+  const out = await artifact(cache, `c-${scheme}-${block}`, checkpoint, { targets: ["c"], passes });
   execFileSync("make", ["-s", "-C", out, "gemma"], { stdio: ["ignore", "ignore", "inherit"] });
   const bytes = Number(/BYTES_PER_TOKEN ([\d.]+)/.exec(readFileSync(join(out, "gemma.c"), "utf8"))?.[1]);
   programs.push({

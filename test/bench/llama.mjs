@@ -2,13 +2,13 @@
 // weights and as many threads, in alternating rounds, with the memory bandwidth of the same minutes beside them.
 import { fork } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import onnxProto from "onnx-proto";
-import { compile, parsePipeline } from "../../dist/src/index.js";
+import { artifact } from "./artifacts.mjs";
 import { bandwidth } from "./bandwidth.mjs";
 import { gguf } from "./gguf.mjs";
 import { installed } from "./packages.mjs";
@@ -36,16 +36,9 @@ for (const [scheme, block] of [
   ["int4", 128],
 ]) {
   const name = `${scheme} b${block}`;
-  const out = join(cache, `${scheme}-${block}`);
   if (!name.includes(options.only)) continue;
-  if (!existsSync(join(out, "manifest.json")))
-    await compile(checkpoint, {
-      targets: ["onnx"],
-      out,
-      profile: "ort",
-      verify: false,
-      insert: parsePipeline(`quantize{scheme=${scheme},block=${block}}`),
-    });
+  const passes = `quantize{scheme=${scheme},block=${block}}`;
+  const out = await artifact(cache, `${scheme}-${block}`, checkpoint, { targets: ["onnx"], passes });
   ours.push({
     name,
     engine: "gemmac",
@@ -58,7 +51,7 @@ const llama = installed(join(cache, "deps"), "node-llama-cpp");
 const theirs = [];
 if (llama.missing) console.log(`SKIPPED llama.cpp: node-llama-cpp cannot be installed: ${llama.missing}`);
 else
-  for (const format of ["Q8_0", "Q4_0"]) {
+  for (const format of ["Q8_0", "Q4_0"].filter((f) => ours.some((m) => m.peer === f))) {
     const path = await gguf(checkpoint, join(cache, `gemma-2b-4layer.${format}.gguf`), format.toLowerCase());
     const rate = { Q8_0: 34 / 32, Q4_0: 18 / 32 }[format];
     theirs.push({ name: format, engine: "llama", path, bytes: matrixParameters() * rate });

@@ -31,6 +31,8 @@ const variants = [
     int("int4", block, "range=middle"),
     int("int4", block, "embed=int8"),
     int("int4", block, "range=middle,embed=int8"),
+    int("int4", block, "method=search"),
+    int("int4", block, "method=search,embed=int8"),
   ]),
 ];
 
