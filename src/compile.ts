@@ -20,6 +20,7 @@ import { checkStored, type Extra, openExtra, overlay } from "./checkpoint/overla
 import { modelGraph } from "./model/load.ts";
 import { checkLaws } from "./plugin/laws.ts";
 import { isTarget, type Target, type TargetName, type TargetOptions, targetTable } from "./target.ts";
+import { failedBy } from "./verify/probe.ts";
 import type { Proof, ProofRequest, Twin } from "./verify/proof.ts";
 import { defaultIds } from "./verify/verify.ts";
 import { version } from "./version.ts";
@@ -111,6 +112,8 @@ export async function compile(checkpointDir: string, options: CompileOptions): P
   }
 }
 
+const holdsCodes = (v: Value): boolean => isCache(v) && v.dtype !== "f32";
+
 interface Job {
   readonly checkpoint: Checkpoint;
   readonly extras: readonly Extra[];
@@ -135,7 +138,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const weights = overlay(stored, await measureImportance(graph, legal, checkpoint.weights, calibration));
   checkStored(legal, weights);
   warnUnread(legal, job);
-  if (legal.inputs.some((v) => isCache(v) && v.dtype !== "f32"))
+  if (legal.inputs.some(holdsCodes))
     warn(
       "the caches hold 8-bit codes, which gemmac runs; transformers.js and onnxruntime-genai cannot feed them",
     );
@@ -186,7 +189,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   };
   const manifest = await writeFileHashed(dir, manifestFile, await manifestText(job, described));
   const bytes = [...all, manifest].reduce((sum, f) => sum + f.bytes, 0);
-  const found = proof && (await proven(job, target.prove, proof, sides.twin));
+  const found = proof && (await proven(job, target, proof, sides.twin));
   return {
     target: backend.name,
     dir,
@@ -207,12 +210,15 @@ async function proofIds({ facts }: Pick<ProofRequest, "facts">, { dir }: Checkpo
 /** The artifact's proof; undefined when there is no runtime. Throws UserError on a breach. */
 async function proven(
   { warn }: Job,
-  prove: (request: ProofRequest, twin: Twin | undefined) => Promise<Proof>,
+  target: Target,
   request: ProofRequest,
   twin: Twin | undefined,
 ): Promise<Proof | undefined> {
   try {
-    const proof = await prove(request, twin);
+    const whole = await target.prove(request, twin);
+    const windows = !request.compiled.inputs.some(holdsCodes);
+    const fault = request.own ? await target.probe?.({ ...request, windows }) : undefined;
+    const proof = fault ? failedBy(whole, fault) : whole;
     if (proof.ok) return proof;
     const { origin, share, allowed } = proof.worst;
     throw new UserError(

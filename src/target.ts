@@ -6,6 +6,7 @@ import { clientFiles, configFile } from "./artifact/clients.ts";
 import { programFiles, type SideFile, selftestFile } from "./artifact/program.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
 import { clientFeeds } from "./verify/feeds.ts";
+import { type Fault, type ProbeRequest, probe } from "./verify/probe.ts";
 import { type Proof, type ProofRequest, prove, runTwin, type Twin } from "./verify/proof.ts";
 import { allowedWhole, proveWhole } from "./verify/whole.ts";
 
@@ -56,6 +57,8 @@ export interface Target {
   /** The files beside those that the backend emits. */
   beside(request: SideRequest): Promise<Sides>;
   prove(request: ProofRequest, twin: Twin | undefined): Promise<Proof>;
+  /** Tries single operations of an artifact on made-up operands; for targets whose artifacts run piece by piece from any cache. */
+  readonly probe?: (request: ProbeRequest) => Promise<Fault | undefined>;
   /** The share by which products with codes may be off over all layers, in `verify`. */
   readonly codesTolerance: number;
 }
@@ -74,6 +77,7 @@ export const targetTable = {
         const [parts, feeds] = [await Parts.open(dir), await clientFeeds(facts, ids)];
         return { run: (given, wanted) => parts.run(given, feeds, wanted), close: async () => {} };
       }),
+    probe,
     codesTolerance: 0.2,
   },
   c: {
@@ -97,7 +101,7 @@ export const targetTable = {
     backend: stablehlo,
     open: (dir, { facts, modules = {}, watch = {} }) => openStableHlo(dir, { facts, modules, watch }),
     beside: async () => ({ files: [] }),
-    prove: (request) => prove({ ...request, own: false }, openPieces),
+    prove: (request) => prove(request, openPieces),
     codesTolerance: 0.2,
   },
 } as const satisfies Readonly<Record<string, Target>>;

@@ -11,6 +11,7 @@ import { cacheNames, insertKvCache } from "../../passes/kv-cache.ts";
 import { map } from "../../passes/pass.ts";
 import { difference } from "./compare.ts";
 import { clientFeeds } from "./feeds.ts";
+import type { Proof } from "./proof.ts";
 
 export interface ProbeRequest {
   /** The artifact. */
@@ -74,6 +75,13 @@ export const longestWindow = (g: Graph): number =>
 /** With so many tokens before it, a text goes past the window. */
 const pastFor = (window: number, { context }: ModelFacts): number =>
   Math.max(0, Math.min(window - 1, context - tokens));
+
+/** `proof`, or that it fails by `fault`. */
+export const failedBy = (proof: Proof, { origin, maxDifference, tolerance }: Fault): Proof => ({
+  ...proof,
+  ok: false,
+  worst: { origin, share: (maxDifference / tolerance) * allowed, allowed },
+});
 
 interface Trial {
   readonly v: Value;

@@ -6,7 +6,6 @@ import { quant_linear } from "../../ir/ops/index.ts";
 import { count } from "../../ir/tensor.ts";
 import type { Law } from "../../passes/pass.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
-import { probe } from "./probe.ts";
 import { stages } from "./stages.ts";
 
 export interface ProofRequest {
@@ -109,8 +108,7 @@ async function held(
   let worst = { origin: "", share: 0, allowed: Number.POSITIVE_INFINITY };
   let scores: Float32Array | undefined;
   const given: Named[] = [];
-  const coded = compiled.inputs.some((v) => v.dtype === "i8");
-  const rounds = coded || compiled.values().some(quant_linear.of);
+  const rounds = compiled.inputs.some((v) => v.dtype === "i8") || compiled.values().some(quant_linear.of);
   const tolerance = rounds ? allowed.codes : allowed.float;
   for (const { origins } of stages(compiled, watch)) {
     const tensors = origins.map((origin) => activations[origin] as string);
@@ -132,11 +130,6 @@ async function held(
   const off = shareOff(want.logits.subarray(0, row.length), row);
   if (off / tolerance > worst.share / worst.allowed)
     worst = { origin: "logits", share: off, allowed: tolerance };
-  const fault = request.own ? await probe({ ...request, windows: !coded }) : undefined;
-  if (fault) {
-    const scale = fault.tolerance / allowed.float;
-    worst = { origin: fault.origin, share: fault.maxDifference / scale, allowed: allowed.float };
-  }
   const proof = { ok: worst.share <= worst.allowed, tokens: ids.length, worst, scores: agreement };
   const loss = await lossOf(request, want.logits);
   return loss ? { ...proof, loss } : proof;

@@ -10,10 +10,10 @@ import { type Manifest, manifestFile, readManifest } from "../artifact/manifest.
 import { openModel, openOnReference } from "../artifact/open.ts";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";
 import { modelGraph } from "../model/load.ts";
-import { isTarget, targetTable } from "../target.ts";
+import { isTarget, type Target, targetTable } from "../target.ts";
 import { loadTokenizer } from "../tokenizer/tokenizer.ts";
 import { compare, difference } from "./compare.ts";
-import { longestWindow, probe } from "./probe.ts";
+import { longestWindow } from "./probe.ts";
 
 export interface VerifyOptions {
   /** Texts to run both on; they need the checkpoint's tokenizer. */
@@ -95,8 +95,8 @@ export async function verify(
       }
       options.progress?.(sequences.length, sequences.length);
       const report = tally.report();
-      // Only an ONNX artifact can be run piece by piece.
-      if (!report.ok || manifest.target !== "onnx") return report;
+      const probe = targetOf(manifest)?.probe;
+      if (!report.ok || !probe) return report;
       const longest = Math.max(...sequences.map((ids) => ids.length));
       const windows = isOwn(manifest) && longest <= longestWindow(graph);
       const { activations, facts } = manifest;
@@ -112,8 +112,10 @@ export async function verify(
 }
 
 /** Runtimes round what they multiply with codes; over all layers that adds up. */
-const codesTolerance = ({ target }: Manifest): number =>
-  isTarget(target) ? targetTable[target].codesTolerance : defaultTolerance;
+const codesTolerance = (manifest: Manifest): number => targetOf(manifest)?.codesTolerance ?? defaultTolerance;
+
+const targetOf = ({ target }: Manifest): Target | undefined =>
+  isTarget(target) ? targetTable[target] : undefined;
 
 /** Whether only gemmac's own passes made the artifact, so that what its caches hold is known. */
 function isOwn(manifest: Manifest): boolean {
