@@ -1,5 +1,6 @@
 import type { Backend, EmittedFile, ModelFacts, ModuleInterface, Session } from "../backends/backend.ts";
 import { c, openSession as openC } from "../backends/c/index.ts";
+import { cuda, gpuMissing, openSession as openCuda } from "../backends/cuda/index.ts";
 import { onnx, openSession as openOnnx, Parts, type WeightStorage } from "../backends/onnx/index.ts";
 import { openPieces, openSession as openStableHlo, stablehlo } from "../backends/stablehlo/index.ts";
 import { clientFiles, configFile } from "./artifact/clients.ts";
@@ -18,7 +19,7 @@ export interface TargetOptions {
   readonly profile?: "standard" | "ort";
   /** StableHLO: texts that are run at once. */
   readonly batch?: number;
-  /** StableHLO: slots of the caches, in tokens. */
+  /** StableHLO and CUDA: slots of the caches, in tokens. */
   readonly capacity?: number;
   /** StableHLO: "bf16" lets products round to that what they multiply, as TPUs do fastest, and keeps caches in it. */
   readonly arithmetic?: "f32" | "bf16";
@@ -63,6 +64,18 @@ export interface Target {
   readonly codesTolerance: number;
 }
 
+/** What a program of its own reads beside its weights. */
+async function programSides({ checkpoint, facts, warn, proof }: SideRequest): Promise<Sides> {
+  const twin = proof && (await runTwin(proof));
+  const selftest = twin && selftestFile(proof.ids, twin, allowedWhole(proof));
+  const config = await configFile(checkpoint, facts);
+  const files = [
+    ...(await programFiles(checkpoint, warn, selftest)),
+    { path: config.path, content: config.text },
+  ];
+  return { files, ...(twin && { twin }) };
+}
+
 export const targetTable = {
   onnx: {
     backend: onnx,
@@ -83,18 +96,24 @@ export const targetTable = {
   c: {
     backend: (_: TargetOptions) => c(),
     open: openC,
-    async beside({ checkpoint, facts, warn, proof }) {
-      const twin = proof && (await runTwin(proof));
-      const selftest = twin && selftestFile(proof.ids, twin, allowedWhole(proof));
-      const config = await configFile(checkpoint, facts);
-      const files = [
-        ...(await programFiles(checkpoint, warn, selftest)),
-        { path: config.path, content: config.text },
-      ];
-      return { files, ...(twin && { twin }) };
-    },
+    beside: programSides,
     prove: (request, twin) =>
       proveWhole(request, (watch) => openC(request.dir, { facts: request.facts, watch }), twin),
+    codesTolerance: 5e-3,
+  },
+  cuda: {
+    backend: ({ capacity }) => cuda(capacity === undefined ? {} : { capacity }),
+    open: openCuda,
+    beside: programSides,
+    async prove(request, twin) {
+      // Without a GPU the very same sources run on the processor.
+      const processor = (await gpuMissing()) !== undefined;
+      return proveWhole(
+        request,
+        (watch) => openCuda(request.dir, { facts: request.facts, watch, processor }),
+        twin,
+      );
+    },
     codesTolerance: 5e-3,
   },
   stablehlo: {

@@ -7,6 +7,7 @@ import { type Model, openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
 import { argmax } from "../src/generate.ts";
 import { writeGguf } from "./support/gguf-checkpoint.ts";
+import { cudaHere } from "./support/cuda.ts";
 import { distance, type Golden, readGolden } from "./support/goldens.ts";
 import { findJax } from "./support/jax.ts";
 
@@ -27,6 +28,10 @@ const backends: Record<string, (dir: string, name: string) => Promise<string>> =
   "gguf, ort": async (dir, name) => compiled(await inGguf(dir, name), `${name}-gguf`, "ort"),
   c: async (dir, name) =>
     (await compile(dir, { targets: ["c"], out: join(scratch, `${name}-c`), verify: false })).out,
+  cuda: async (dir, name) => {
+    const out = join(scratch, `${name}-cuda`);
+    return (await compile(dir, { targets: ["cuda"], out, capacity: 128, verify: false })).out;
+  },
   stablehlo: async (dir, name) => {
     const out = join(scratch, `${name}-stablehlo`);
     const options = { targets: ["stablehlo"], out, capacity: 128, prefill: 16, verify: false };
@@ -35,6 +40,8 @@ const backends: Record<string, (dir: string, name: string) => Promise<string>> =
 };
 const cc = await compiler();
 if (!cc) console.warn("SKIPPED: the goldens of c, because there is no C compiler");
+const cuda = await cudaHere();
+if (cuda !== "a GPU") console.warn(`the goldens of cuda: ${cuda}`);
 
 /** The checkpoint as llama.cpp's converter writes it, in its own dtype. */
 const inGguf = (dir: string, name: string) =>
@@ -46,12 +53,13 @@ async function compiled(dir: string, name: string, profile: "standard" | "ort"):
 }
 
 const jax = await findJax();
-/** Without JAX its tests are told as skipped. */
-const runs = (backend: string) => backend !== "stablehlo" || jax;
+/** Without JAX its tests are told as skipped; those of CUDA run on the processor where there is no GPU. */
+const runs = (backend: string) =>
+  ({ c: cc, cuda: !cuda.startsWith("SKIPPED"), stablehlo: jax })[backend] ?? true;
 if (!jax) test.skip("stablehlo: there is no Python with JAX here (GEMMAC_PYTHON names one)", () => {});
 
 for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3"])
-  describe.each(Object.keys(backends).filter((b) => (b !== "c" || cc) && runs(b)))(
+  describe.each(Object.keys(backends).filter(runs))(
     `${name} on %s`,
     (backend) => {
       const dir = new URL(`data/models/${name}`, import.meta.url).pathname;
@@ -70,7 +78,7 @@ for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3"])
         model = await openModel(await (backends[backend] as (typeof backends)[string])(dir, name), {
           watch: [...hidden.values()],
         });
-      });
+      }, 120_000);
       afterAll(async () => {
         const cells = [worst.prefill, worst.hidden, worst.decode, golden.atol].map((x) =>
           x.toExponential(1).padEnd(8),

@@ -102,7 +102,9 @@ const constantFiles = [
 /** Writes `gemma.c`, what goes with it, and the weights, which stream through. */
 export async function emit(request: EmitRequest): Promise<Emitted> {
   const layout = layOutC(request);
-  const { file, sums } = await writeWeights(request, layout.weights);
+  const { file, sums } = await writeWeights(request, layout.weights, ({ weight }, stream) =>
+    stream.blocks(weight),
+  );
   const files: EmittedFile[] = [file];
   const source = await modelSource(layout, request.facts.context, sums);
   files.push(await writeFileHashed(request.dir, "gemma.c", source));

@@ -22,14 +22,20 @@ export async function openSession(
   dir: string,
   { facts, watch = {}, optimize, threads }: OpenOptions,
 ): Promise<Session> {
+  const trace = Object.keys(watch).length > 0;
+  const program = await build(dir, { trace, ...(optimize && { optimize }) });
+  return talk(program, dir, { facts, watch }, threads ? ["--threads", String(threads)] : []);
+}
+
+/** A session with the program of the artifact in `dir`, built from runtime/main.c. */
+export function talk(
+  program: string,
+  dir: string,
+  { facts, watch = {} }: Pick<OpenOptions, "facts" | "watch">,
+  given: readonly string[] = [],
+): Session {
   const names = new Set(Object.keys(watch));
-  const program = await build(dir, { trace: names.size > 0, ...(optimize && { optimize }) });
-  const options = [
-    "--serve",
-    "--weights",
-    join(dir, weightsFile),
-    ...(threads ? ["--threads", String(threads)] : []),
-  ];
+  const options = ["--serve", "--weights", join(dir, weightsFile), ...given];
   const child = spawn(program, options, { stdio: ["pipe", "pipe", "pipe"] });
   const pipe = new Pipe(child, dir);
   return {

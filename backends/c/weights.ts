@@ -8,18 +8,23 @@ export const weightsFile = "model.safetensors";
 /** Tensors start on multiples of so many bytes, for vectors and for copies to other devices. */
 const alignment = 256;
 
-/** A tensor and where its bytes lie in the file. */
-export interface PlacedTensor {
-  readonly weight: Value;
+/** A tensor as a file holds it. */
+export interface FileTensor {
   readonly name: string;
-  readonly offset: number;
+  readonly dtype: DType;
+  /** In elements; of 4-bit ones the last size is even. */
+  readonly shape: readonly number[];
   readonly bytes: number;
 }
-export interface WeightLayout {
+/** A tensor and where its bytes lie in the file. */
+export type Placed<T> = T & { readonly offset: number };
+export interface FileLayout<T> {
   readonly header: Uint8Array;
-  readonly tensors: readonly PlacedTensor[];
+  readonly tensors: readonly Placed<T>[];
   readonly bytes: number;
 }
+export type PlacedTensor = Placed<FileTensor & { readonly weight: Value }>;
+export type WeightLayout = FileLayout<FileTensor & { readonly weight: Value }>;
 
 /** Safetensors has no 4-bit type: two codes lie in a byte, the first in its low half. */
 const types: Readonly<Record<DType, string>> = {
@@ -34,26 +39,34 @@ const types: Readonly<Record<DType, string>> = {
 };
 
 /** Lays weights out one after another. Reads none. */
-export function layOutWeights(weights: readonly Value[]): WeightLayout {
+export const layOutWeights = (weights: readonly Value[]): WeightLayout =>
+  layOutTensors(
+    weights.map((weight) => ({
+      weight,
+      name: String(weight.attrs.name),
+      dtype: weight.dtype,
+      shape: weight.shape.map(Number),
+      bytes: byteLength(weight),
+    })),
+  );
+
+/** Lays tensors out one after another, each from a multiple of 256 bytes. */
+export function layOutTensors<T extends FileTensor>(all: readonly T[]): FileLayout<T> {
   let end = 0;
-  const relative = weights.map((weight) => {
+  const relative = all.map((tensor) => {
     const offset = Math.ceil(end / alignment) * alignment;
-    end = offset + byteLength(weight);
-    return { weight, name: String(weight.attrs.name), offset, bytes: byteLength(weight) };
+    end = offset + tensor.bytes;
+    return { ...tensor, offset };
   });
-  const entries = relative.flatMap(({ weight, name, offset, bytes }, i) => {
-    const shape = weight.shape.map(Number);
+  const entries = relative.flatMap(({ name, dtype, shape, offset, bytes }, i) => {
     const last = shape.at(-1) ?? 1;
-    const own = weight.dtype === "i4" ? [...shape.slice(0, -1), last / 2] : shape;
+    const own = dtype === "i4" ? [...shape.slice(0, -1), last / 2] : shape;
     const before = relative[i - 1];
     const gap = offset - (before ? before.offset + before.bytes : 0);
     const padding = gap
       ? [[`padding.${i}`, { dtype: "U8", shape: [gap], data_offsets: [offset - gap, offset] }]]
       : [];
-    return [
-      ...padding,
-      [name, { dtype: types[weight.dtype], shape: own, data_offsets: [offset, offset + bytes] }],
-    ];
+    return [...padding, [name, { dtype: types[dtype], shape: own, data_offsets: [offset, offset + bytes] }]];
   });
   const text = JSON.stringify({
     __metadata__: { format: "pt" },
@@ -69,9 +82,10 @@ export function layOutWeights(weights: readonly Value[]): WeightLayout {
 }
 
 /** Writes the file in blocks; gives what each tensor's bytes add up to. */
-export async function writeWeights(
+export async function writeWeights<T extends FileTensor>(
   { graph, weights, dir, progress, warn }: EmitRequest,
-  { header, tensors }: WeightLayout,
+  { header, tensors }: FileLayout<T>,
+  blocksOf: (tensor: T, stream: WeightStream) => AsyncIterable<Uint8Array>,
 ): Promise<{ file: EmittedFile; sums: readonly number[] }> {
   const nonFinite = (name: string) =>
     warn(`weight ${name} holds NaN or infinity; the model's answers will too`);
@@ -80,10 +94,10 @@ export async function writeWeights(
   const sums: number[] = [];
   try {
     await file.write(header);
-    for (const { weight, offset, bytes } of tensors) {
-      await file.padTo(offset);
-      const sum = new Checksum(bytes);
-      for await (const block of stream.blocks(weight)) {
+    for (const tensor of tensors) {
+      await file.padTo(tensor.offset);
+      const sum = new Checksum(tensor.bytes);
+      for await (const block of blocksOf(tensor, stream)) {
         sum.add(block);
         await file.write(block);
         progress(block.byteLength);

@@ -1,4 +1,8 @@
+@cpu
 /* A Gemma model, ready to run on the CPU. One model takes one text at a time; use one from one thread at a time. */
+@gpu
+/* A Gemma model, ready to run on a GPU. One model takes one text at a time; use one from one thread at a time. */
+@end
 #ifndef GEMMA_H
 #define GEMMA_H
 #include <stddef.h>
@@ -10,7 +14,11 @@ extern "C" {
 typedef struct gemma gemma;
 
 typedef struct gemma_options {
+@cpu
   int threads;    /* 0: as many as there are processors, at most 64 */
+@gpu
+  int device;     /* which GPU; 0: the first */
+@end
   int capacity;   /* tokens that a text may have; 0: all that the model was made for */
   int skip_check; /* not 0: do not read all weights once to compare their checksums */
 } gemma_options;
@@ -21,7 +29,11 @@ typedef struct gemma_sampling {
   float top_p;       /* 0 or 1: no limit */
 } gemma_sampling;
 
+@cpu
 /* Maps the weights and starts the threads; options may be NULL. NULL on failure: see gemma_error(NULL). */
+@gpu
+/* Copies the weights to the GPU; options may be NULL. NULL on failure: see gemma_error(NULL). */
+@end
 gemma *gemma_create(const char *weights, const gemma_options *options);
 void gemma_free(gemma *g);
 /* Why the last call failed, on one line. With NULL: why the last gemma_create of this thread did. */
@@ -46,8 +58,18 @@ int gemma_fed(const gemma *g);
 int gemma_capacity(const gemma *g);
 /* Bytes of weights that one step of one token reads. */
 double gemma_bytes_per_token(void);
+@cpu
 /* What the code was built for, such as "AVX2". */
 const char *gemma_instruction_set(void);
+@gpu
+/* What it runs on, such as "NVIDIA H100", and the cut of the kernels that decode. */
+const char *gemma_device(const gemma *g);
+/*
+ * Times each cut of the decoding kernels inside the graph of a step, after checking that it gives the scores of the first,
+ * and keeps the fastest. `file` remembers it by the name of the GPU, for later gemma_create; lines go to `report`.
+ */
+int gemma_tune(gemma *g, const char *file, void (*report)(const char *line));
+@end
 
 #ifdef GEMMA_TRACE
 /* Calls `see` with every named value as it is computed: rows × columns floats of the tokens just fed. */

@@ -1,5 +1,7 @@
 /* Runs a Gemma model from the command line: see usage() below. */
+#if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
+#endif
 #include "gemma.h"
 #include "tokenizer.h"
 
@@ -16,6 +18,9 @@ static const char usage_text[] =
     "  --ids LIST          feed these token ids, with commas between, and print the ids that follow\n"
     "  --logits FILE       with --ids: write the scores after each token to this safetensors file\n"
     "  --bench             measure prefill and decode\n"
+@gpu
+    "  --tune              time the cuts of the kernels on this GPU and remember the fastest in tuning.txt\n"
+@end
     "  --selftest          replay selftest.bin and compare\n"
     "  --serve             answer a program on stdin and stdout; gemmac does so\n"
     "  -n, --max-tokens N  stop after so many tokens (default 128)\n"
@@ -23,7 +28,11 @@ static const char usage_text[] =
     "  --top-k N, --top-p X, --seed N\n"
     "  --weights FILE      (default model.safetensors beside the program)\n"
     "  --tokenizer FILE    (default tokenizer.bin beside the program)\n"
+@cpu
     "  --threads N         (default: all processors)\n"
+@gpu
+    "  --device N          which GPU (default 0)\n"
+@end
     "  --capacity N        tokens a text may have (default: the model's context)\n"
     "  --skip-check        do not compare the weights with their checksums first\n";
 
@@ -64,7 +73,7 @@ static double number_of(const char *option, const char *text, double least, doub
 
 static int32_t *ids_of(const char *list, size_t *count) {
   const char *text = list;
-  int32_t *ids = malloc((strlen(text) + 1) * sizeof *ids);
+  int32_t *ids = (int32_t *)malloc((strlen(text) + 1) * sizeof *ids);
   if (!ids) die("out of memory");
   for (*count = 0; *text; text += *text == ',') {
     char *end;
@@ -82,7 +91,7 @@ static int32_t *ids_of(const char *list, size_t *count) {
 /* Scores as `gemmac logits` writes them: logits f32[count][vocab]. */
 static void write_scores(gemma *g, const char *path, const int32_t *ids, size_t count) {
   const size_t vocab = (size_t)gemma_vocab(), floats = count * vocab;
-  float *scores = malloc(floats * sizeof *scores);
+  float *scores = (float *)malloc(floats * sizeof *scores);
   if (!scores) die("out of memory");
   if (gemma_score(g, ids, count, scores)) die(gemma_error(g));
   char header[256];
@@ -102,6 +111,7 @@ static void write_scores(gemma *g, const char *path, const int32_t *ids, size_t 
   free(scores);
 }
 
+@cpu
 /* Prefill of 128 and 512 tokens and 16 single steps after 128; the best of some rounds. */
 static void bench(gemma *g) {
   enum { ROUNDS = 3, STEPS = 16 };
@@ -129,6 +139,35 @@ static void bench(gemma *g) {
   printf("decode: %.2f tokens/s, %.2f GB/s of weights (%s)\n", 1 / best, gemma_bytes_per_token() / best / 1e9,
          gemma_instruction_set());
 }
+@gpu
+/* Prefill of a prompt, then single steps after it, each picked on the device; the best of some rounds. */
+static void bench(gemma *g) {
+  enum { ROUNDS = 3, MOST = 1024, STEPS = 64 };
+  const int room = gemma_capacity(g) - STEPS - 1, n = MOST < room ? MOST : room;
+  static int32_t ids[MOST];
+  if (n < 1) die("the capacity is too small for --bench");
+  for (int i = 0; i < n; i++) ids[i] = (int32_t)((1000 + (long)i * 7919) % gemma_vocab());
+  const gemma_sampling greedy = {0};
+  double prefill = 1e9, decode = 1e9;
+  for (int round = 0; round <= ROUNDS; round++) {
+    gemma_reset(g);
+    double start = seconds();
+    if (gemma_prefill(g, ids, (size_t)n) || gemma_sample(g, greedy) < 0) die(gemma_error(g));
+    const double read = seconds() - start;
+    start = seconds();
+    for (int i = 0; i < STEPS; i++)
+      if (gemma_decode(g, gemma_sample(g, greedy)) || gemma_sample(g, greedy) < 0) die(gemma_error(g));
+    const double wrote = (seconds() - start) / STEPS;
+    /* The first round warms up. */
+    if (round && read < prefill) prefill = read;
+    if (round && wrote < decode) decode = wrote;
+  }
+  printf("%s\nprefill %d: %.0f tokens/s\n", gemma_device(g), n, n / prefill);
+  printf("decode after %d: %.1f tokens/s, %.1f GB/s of weights\n", n, 1 / decode, gemma_bytes_per_token() / decode / 1e9);
+}
+
+static void say(const char *line) { printf("%s\n", line); }
+@end
 
 /* Replays what selftest.bin holds: ids, and the scores that the reference interpreter gave after the last of them. */
 static int selftest(gemma *g) {
@@ -141,8 +180,8 @@ static int selftest(gemma *g) {
       fread(&columns, 4, 1, file) != 1 || fread(&allowed, 4, 1, file) != 1 || count == 0 || count > 4096 ||
       columns != (uint32_t)gemma_vocab())
     die("selftest.bin is damaged or belongs to another model");
-  int32_t *ids = malloc(count * sizeof *ids);
-  float *want = malloc(columns * sizeof *want);
+  int32_t *ids = (int32_t *)malloc(count * sizeof *ids);
+  float *want = (float *)malloc(columns * sizeof *want);
   if (!ids || !want) die("out of memory");
   if (fread(ids, 4, count, file) != count || fread(want, 4, columns, file) != columns) die("selftest.bin is cut short");
   fclose(file);
@@ -162,7 +201,11 @@ static int selftest(gemma *g) {
   same = top == own;
   const int ok = worst <= allowed * largest;
   printf("%s: %u tokens, largest difference %.1e of %.1e allowed, %s top token (%s)\n", ok ? "ok" : "FAILED", count,
+@cpu
          worst / largest, (double)allowed, same ? "the same" : "another", gemma_instruction_set());
+@gpu
+         worst / largest, (double)allowed, same ? "the same" : "another", gemma_device(g));
+@end
   free(ids);
   free(want);
   return ok ? 0 : 4;
@@ -172,7 +215,8 @@ static void put(const void *bytes, size_t count) {
   if (count && fwrite(bytes, 1, count, stdout) != count) exit(5);
 }
 static void frame(uint32_t tag, uint32_t a, uint32_t b, const void *bytes, size_t count) {
-  put((uint32_t[]){tag, a, b}, 12);
+  const uint32_t head[] = {tag, a, b};
+  put(head, sizeof head);
   put(bytes, count);
 }
 enum { TRACED = 1, SCORES = 2, FAILED = 3 };
@@ -201,8 +245,8 @@ static void serve(gemma *g) {
       gemma_reset(g);
       continue;
     }
-    int32_t *ids = malloc(count * sizeof *ids);
-    float *scores = head[1] ? malloc(count * vocab * sizeof *scores) : NULL;
+    int32_t *ids = (int32_t *)malloc(count * sizeof *ids);
+    float *scores = head[1] ? (float *)malloc(count * vocab * sizeof *scores) : NULL;
     if (!ids || (head[1] && !scores)) die("out of memory");
     if (fread(ids, 4, count, stdin) != count) exit(3);
     if (head[1] ? gemma_score(g, ids, count, scores) : gemma_prefill(g, ids, count))
@@ -247,7 +291,11 @@ static void generate(gemma *g, const struct tokenizer *k, const int32_t *ids, si
 
 int main(int argc, char **argv) {
   const char *prompt = NULL, *list = NULL, *scores = NULL, *weights = NULL, *vocabulary = NULL;
+@cpu
   enum { NONE, BENCH, SELFTEST, SERVE } mode = NONE;
+@gpu
+  enum { NONE, BENCH, TUNE, SELFTEST, SERVE } mode = NONE;
+@end
   long most = 128;
   gemma_options options = {0};
   gemma_sampling how = {0};
@@ -257,6 +305,9 @@ int main(int argc, char **argv) {
     const char *option = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
     int takes = 1;
     if (!strcmp(option, "--bench")) mode = BENCH, takes = 0;
+@gpu
+    else if (!strcmp(option, "--tune")) mode = TUNE, takes = 0;
+@end
     else if (!strcmp(option, "--selftest")) mode = SELFTEST, takes = 0;
     else if (!strcmp(option, "--serve")) mode = SERVE, takes = 0;
     else if (!strcmp(option, "--skip-check")) options.skip_check = 1, takes = 0;
@@ -270,7 +321,11 @@ int main(int argc, char **argv) {
     else if (!strcmp(option, "--top-k")) how.top_k = (int)number_of(option, value, 1, 1e9);
     else if (!strcmp(option, "--top-p")) how.top_p = (float)number_of(option, value, 0, 1);
     else if (!strcmp(option, "--seed")) seed = (uint32_t)number_of(option, value, 0, 4294967295.0);
+@cpu
     else if (!strcmp(option, "--threads")) options.threads = (int)number_of(option, value, 1, 1024);
+@gpu
+    else if (!strcmp(option, "--device")) options.device = (int)number_of(option, value, 0, 1024);
+@end
     else if (!strcmp(option, "--capacity")) options.capacity = (int)number_of(option, value, 1, INT_MAX);
     else misuse("unknown option ", option);
     if (takes && !value) misuse("a value is missing after ", option);
@@ -282,6 +337,11 @@ int main(int argc, char **argv) {
   gemma_seed(g, seed);
   int status = 0;
   if (mode == BENCH) bench(g);
+@gpu
+  else if (mode == TUNE) {
+    if (gemma_tune(g, beside("tuning.txt"), say)) die(gemma_error(g));
+  }
+@end
   else if (mode == SELFTEST) status = selftest(g);
   else if (mode == SERVE) serve(g);
   else if (list) {

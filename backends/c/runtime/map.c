@@ -22,7 +22,7 @@ static int map_weights(const char *path, int check, const uint8_t **file, char *
     snprintf(why, room, "%s: cannot be mapped: %s", path, strerror(errno));
     return -1;
   }
-  *file = map;
+  *file = (const uint8_t *)map;
   madvise(map, FILE_BYTES, MADV_WILLNEED);
   const char *damaged = checksum(*file, HEADER_BYTES) == HEADER_SUM ? NULL : "its header";
   for (size_t i = 0; check && !damaged && i < sizeof tensors / sizeof *tensors; i++)

@@ -86,8 +86,8 @@ static inline int hex_digit(uint8_t c) {
 /* Checks the parts of a file that was read; NULL, or what is wrong. */
 static const char *tokenizer_check(struct tokenizer *k) {
   size_t at = 0;
-  const uint8_t *magic = take(k, &at, 8, 1);
-  const uint32_t *head = take(k, &at, 6, 4);
+  const uint8_t *magic = (const uint8_t *)take(k, &at, 8, 1);
+  const uint32_t *head = (const uint32_t *)take(k, &at, 6, 4);
   if (!magic || !head || memcmp(magic, "gemmactk", 8)) return "is no tokenizer of gemmac";
   k->flags = head[0];
   k->token_count = head[1];
@@ -96,12 +96,12 @@ static const char *tokenizer_check(struct tokenizer *k) {
   k->stop_count = head[4];
   const uint32_t text_bytes = head[5];
   if (k->token_count == 0 || k->token_count > 1u << 24 || k->merge_count > 1u << 24) return "has impossible sizes";
-  k->prefix = take(k, &at, k->prefix_count, 4);
-  k->stops = take(k, &at, k->stop_count, 4);
-  k->starts = take(k, &at, (uint64_t)k->token_count + 1, 4);
-  k->merges = take(k, &at, k->merge_count, sizeof *k->merges);
-  k->kinds = take(k, &at, k->token_count, 1);
-  k->text = take(k, &at, text_bytes, 1);
+  k->prefix = (const int32_t *)take(k, &at, k->prefix_count, 4);
+  k->stops = (const int32_t *)take(k, &at, k->stop_count, 4);
+  k->starts = (const uint32_t *)take(k, &at, (uint64_t)k->token_count + 1, 4);
+  k->merges = (const struct merge *)take(k, &at, k->merge_count, sizeof *k->merges);
+  k->kinds = (const uint8_t *)take(k, &at, k->token_count, 1);
+  k->text = (const uint8_t *)take(k, &at, text_bytes, 1);
   if (!k->prefix || !k->stops || !k->starts || !k->merges || !k->kinds || !k->text || at != k->size)
     return "is cut short or too long";
   if (k->starts[0] != 0 || k->starts[k->token_count] != text_bytes) return "has tokens outside its text";
@@ -121,9 +121,9 @@ static int tokenizer_index(struct tokenizer *k) {
   k->text_mask = k->pair_mask = 15;
   while (k->text_mask < k->token_count * 2) k->text_mask = k->text_mask * 2 + 1;
   while (k->pair_mask < k->merge_count * 2) k->pair_mask = k->pair_mask * 2 + 1;
-  k->by_text = calloc((size_t)k->text_mask + 1, sizeof *k->by_text);
-  k->by_pair = calloc((size_t)k->pair_mask + 1, sizeof *k->by_pair);
-  k->lengths = calloc(k->token_count, sizeof *k->lengths);
+  k->by_text = (uint32_t *)calloc((size_t)k->text_mask + 1, sizeof *k->by_text);
+  k->by_pair = (uint32_t *)calloc((size_t)k->pair_mask + 1, sizeof *k->by_pair);
+  k->lengths = (uint32_t *)calloc(k->token_count, sizeof *k->lengths);
   if (!k->by_text || !k->by_pair || !k->lengths) return -1;
   for (int i = 0; i < 256; i++) k->bytes[i] = -1;
   for (uint32_t id = 0; id < k->token_count; id++) {
@@ -170,7 +170,7 @@ static int tokenizer_open(struct tokenizer *k, const char *path, char *why, size
     return -1;
   }
   k->size = (size_t)size;
-  k->file = malloc(k->size + 1);
+  k->file = (uint8_t *)malloc(k->size + 1);
   const int whole = k->file && fread(k->file, 1, k->size, in) == k->size;
   fclose(in);
   const char *wrong = !whole ? "cannot be read" : tokenizer_check(k);
@@ -295,9 +295,9 @@ static int32_t *tokenizer_encode(const struct tokenizer *k, const char *given, s
   static const uint8_t mark[] = {0xe2, 0x96, 0x81};
   const size_t most = count * (k->flags & TOKENS_MARK_SPACES ? 3 : 1) + 1;
   const uint8_t *text = (const uint8_t *)given;
-  int32_t *ids = malloc((k->prefix_count + most) * sizeof *ids);
-  uint32_t *links = malloc(2 * most * sizeof *links);
-  struct candidate_merge *heap = malloc(3 * most * sizeof *heap);
+  int32_t *ids = (int32_t *)malloc((k->prefix_count + most) * sizeof *ids);
+  uint32_t *links = (uint32_t *)malloc(2 * most * sizeof *links);
+  struct candidate_merge *heap = (struct candidate_merge *)malloc(3 * most * sizeof *heap);
   *made = 0;
   if (ids && links && heap) {
     for (uint32_t i = 0; special && i < k->prefix_count; i++) ids[(*made)++] = k->prefix[i];

@@ -51,7 +51,8 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
   const most = queriesAtOnce(D, device.sharedBytes);
   const rows = tokens === 1 ? Math.min(most, shared) : most;
   const known = typeof keys.slots === "number" ? keys.slots : undefined;
-  const splits = tokens === 1 && known ? Math.min(device.splits, Math.ceil(known / 32)) : 1;
+  const busy = device.busy ? Math.ceil(device.busy / G) : device.splits;
+  const splits = tokens === 1 && known ? Math.min(device.splits, busy, Math.ceil(known / 32)) : 1;
   const shape: AttentionShape = {
     heads: H,
     kvHeads: G,

@@ -103,6 +103,8 @@ interface Draft {
   readonly places: ReadonlyMap<Slot, Binding & { space: "arena" }>;
   readonly arenaBytes: number;
   readonly keep: readonly string[];
+  /** The last launch that writes each slot. */
+  readonly written: ReadonlyMap<Slot, number>;
 }
 
 function cover(g: Graph, stage: Stage, most: Sizes, keep: readonly string[]): Draft {
@@ -125,8 +127,13 @@ function cover(g: Graph, stage: Stage, most: Sizes, keep: readonly string[]): Dr
     const life = lives.get(slot) ?? { first: at, last: at };
     lives.set(slot, { first: Math.min(life.first, at), last: Math.max(life.last, at) });
   };
-  launches.forEach((launch, i) => {
-    for (const b of Object.values(launch.bind)) touch(slotOf(b), i);
+  const written = new Map<Slot, number>();
+  launches.forEach(({ kernel, bind }, i) => {
+    for (const b of Object.values(bind)) touch(slotOf(b), i);
+    for (const m of kernel.buffers) {
+      const slot = m.space === "output" && slotOf(bind[m.name] as Bound);
+      if (slot) written.set(slot, i);
+    }
   });
   const pinned = [
     ...Object.values(g.outputs),
@@ -148,10 +155,10 @@ function cover(g: Graph, stage: Stage, most: Sizes, keep: readonly string[]): Dr
       { space: "arena", offset: offsets[i] as number, bytes: (all[i] as Lifetime).bytes } as const,
     ]),
   );
-  return { cover: made, most, places, arenaBytes: bytes, keep };
+  return { cover: made, most, places, arenaBytes: bytes, keep, written };
 }
 
-function phase({ cover: made, most, places, keep }: Draft, step: State): Phase {
+function phase({ cover: made, most, places, keep, written }: Draft, step: State): Phase {
   const { graph, launches, homes } = made;
   const at = (home: Home): Binding => {
     // What is empty has no place.
@@ -202,6 +209,11 @@ function phase({ cover: made, most, places, keep }: Draft, step: State): Phase {
     dtype: v.dtype,
     shape: v.shape,
   });
+  const named = [...graph.origins].flatMap(([v, origin]) => {
+    const home = homes.get(v);
+    const after = home?.kind === "arena" && v.dtype === "f32" ? written.get(home.slot) : undefined;
+    return after === undefined ? [] : [{ origin, after, result: result(v) }];
+  });
   const kept = [...graph.origins].filter(([v, o]) => keep.includes(o) && homes.get(v)?.kind === "arena");
   const outputs = Object.entries(graph.outputs).map(([name, v]) => {
     const input = graph.aliases[name];
@@ -216,6 +228,7 @@ function phase({ cover: made, most, places, keep }: Draft, step: State): Phase {
     dispatches: launches.map(dispatch),
     outputs: Object.fromEntries(outputs),
     kept: Object.fromEntries(kept.map(([v, o]) => [o, result(v)])),
+    named,
   };
 }
 

@@ -99,6 +99,8 @@ export interface Phase {
   readonly outputs: Readonly<Record<string, Result>>;
   /** Values that were asked to be kept, by origin; those that no kernel yields on its own are missing. */
   readonly kept: Readonly<Record<string, Result>>;
+  /** Values that have a name, for as long as their memory is theirs: from the end of dispatch `after` on. */
+  readonly named: readonly { readonly origin: string; readonly after: number; readonly result: Result }[];
 }
 
 /** A graph as launches and storage. */
@@ -132,6 +134,8 @@ export interface Device {
   readonly prefetch: boolean;
   /** The most groups that may share the keys of one query. */
   readonly splits: number;
+  /** Groups that keep the device busy: keys are not shared by more than that takes. Any number, when left out. */
+  readonly busy?: number;
   /** Whether groups can see each other's writes within one launch (a fence and a counter). */
   readonly lastArriver: boolean;
 }

@@ -80,10 +80,11 @@ template <typename To, typename From> static __device__ __forceinline__ To bits_
   static __device__ __forceinline__ float2 operator op(float2 a, float b) { return a op make_float2(b, b); }
 LANEWISE(+) LANEWISE(-) LANEWISE(*) LANEWISE(/)
 #undef LANEWISE
-/** Kernels of one stream may overlap: what earlier ones wrote is there from here on. */
+/** Kernels of one stream may overlap: what earlier ones wrote is there from here on, and the next one may begin. */
 static __device__ __forceinline__ void await_inputs() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
 /** Weights are read once: they should not push activations out of the caches. */

@@ -1,0 +1,20 @@
+import type { Backend } from "../backend.ts";
+import { kernelPasses } from "../kernel/index.ts";
+import { emit } from "./emit.ts";
+
+export { build, buildForProcessor, emulated, gpuMissing } from "./build.ts";
+export { layOutCuda } from "./emit.ts";
+export { openSession } from "./session.ts";
+
+export interface CudaOptions {
+  /** Slots of the caches, in tokens: how long a text may be. */
+  readonly capacity?: number;
+}
+
+export const cuda = ({ capacity = 4096 }: CudaOptions = {}): Backend => ({
+  name: "cuda",
+  doc: "CUDA C++ with its weights beside it: built by nvcc alone, run by the driver alone, for sm_80 and later.",
+  passes: kernelPasses({ capacity }),
+  keeps: () => true,
+  emit,
+});

@@ -1,0 +1,299 @@
+/*
+ * CUDA on the processor, as far as programs that gemmac writes need it: for proving them where there is no GPU. Threads of
+ * a group are fibers that take turns where they meet; groups run one after another, copies and launches at once.
+ * It tells nothing of speed, of what a GPU's memory model allows, or of launches that overlap.
+ */
+#pragma once
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <functional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __constant__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__ static
+
+template <typename T, int n> struct alignas(sizeof(T) * n) vector_of;
+template <typename T> struct alignas(2 * sizeof(T)) vector_of<T, 2> { T x, y; };
+template <typename T> struct alignas(4 * sizeof(T)) vector_of<T, 4> { T x, y, z, w; };
+using float2 = vector_of<float, 2>;
+using float4 = vector_of<float, 4>;
+using int2 = vector_of<int, 2>;
+using int4 = vector_of<int, 4>;
+using uint2 = vector_of<unsigned, 2>;
+using uint4 = vector_of<unsigned, 4>;
+static inline float2 make_float2(float x, float y) { return {x, y}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+static inline int2 make_int2(int x, int y) { return {x, y}; }
+static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+/* Fibers: each thread of the group that runs now. */
+namespace processor {
+struct fiber {
+  jmp_buf at;
+  ucontext_t first;
+  char *stack;
+  unsigned id;
+  bool done;
+};
+enum { STACK = 1 << 18 };
+inline std::vector<fiber *> fibers;
+inline jmp_buf scheduler;
+inline ucontext_t origin;
+inline fiber *now;
+inline const std::function<void()> *body;
+inline unsigned live;
+/* Of all threads, then of each warp: how many have arrived, and how often all had. */
+struct gate {
+  unsigned arrived, turn;
+};
+inline gate everyone, warps[64];
+inline unsigned warp_live[64];
+inline unsigned char exchange[64][32][16];
+
+inline void enter() {
+  (*body)();
+  now->done = true;
+  live--;
+  warp_live[now->id / 32]--;
+  _longjmp(scheduler, 1);
+}
+inline void pause() {
+  fiber *own = now;
+  if (_setjmp(own->at) == 0) _longjmp(scheduler, 1);
+}
+inline void meet(gate &g, const unsigned &expected) {
+  const unsigned turn = g.turn;
+  g.arrived++;
+  for (;;) {
+    if (g.turn != turn) return;
+    if (g.arrived >= expected) {
+      g.arrived = 0;
+      g.turn++;
+      return;
+    }
+    pause();
+  }
+}
+/* Whether threads take their turns from the last to the first: what depends on order shows. */
+inline bool backwards() {
+  static const bool set = getenv("GEMMA_BACKWARDS") != nullptr;
+  return set;
+}
+inline void run_group(unsigned threads, const std::function<void()> &what) {
+  while (fibers.size() < threads) {
+    fiber *f = new fiber();
+    f->stack = (char *)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (f->stack == MAP_FAILED) abort();
+    fibers.push_back(f);
+  }
+  body = &what;
+  live = threads;
+  everyone = {0, 0};
+  for (unsigned w = 0; w * 32 < threads; w++) {
+    warps[w] = {0, 0};
+    warp_live[w] = threads - w * 32 < 32 ? threads - w * 32 : 32;
+  }
+  for (unsigned i = 0; i < threads; i++) {
+    fibers[i]->done = false;
+    fibers[i]->id = i;
+  }
+  for (unsigned started = 0; live > 0; started = 1) {
+    for (unsigned n = 0; n < threads; n++) {
+      fiber *f = fibers[backwards() ? threads - 1 - n : n];
+      if (f->done) continue;
+      now = f;
+      threadIdx = dim3(f->id, 0, 0);
+      if (_setjmp(scheduler)) continue;
+      if (started) _longjmp(f->at, 1);
+      getcontext(&f->first);
+      f->first.uc_stack.ss_sp = f->stack;
+      f->first.uc_stack.ss_size = STACK;
+      f->first.uc_link = &origin;
+      makecontext(&f->first, enter, 0);
+      setcontext(&f->first);
+    }
+  }
+}
+}  // namespace processor
+
+static inline void __syncthreads() { processor::meet(processor::everyone, processor::live); }
+static inline void __syncwarp(unsigned = ~0u) {
+  const unsigned w = threadIdx.x / 32;
+  processor::meet(processor::warps[w], processor::warp_live[w]);
+}
+template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int other) {
+  static_assert(sizeof(T) <= 16, "fits");
+  const unsigned w = threadIdx.x / 32, lane = threadIdx.x & 31, from = lane ^ (unsigned)other;
+  memcpy(processor::exchange[w][lane], &value, sizeof value);
+  __syncwarp();
+  T got = value;
+  if (w * 32 + from < blockDim.x) memcpy(&got, processor::exchange[w][from], sizeof got);
+  __syncwarp();
+  return got;
+}
+template <typename T, typename U> static inline T atomicAdd(T *at, U by) {
+  const T before = *at;
+  *at = before + (T)by;
+  return before;
+}
+static inline void __threadfence() {}
+static inline float __uint_as_float(unsigned a) {
+  float b;
+  memcpy(&b, &a, 4);
+  return b;
+}
+static inline unsigned __float_as_uint(float a) {
+  unsigned b;
+  memcpy(&b, &a, 4);
+  return b;
+}
+static inline float rsqrtf(float a) { return 1.0f / sqrtf(a); }
+static inline int __dp4a(int a, int b, int c) {
+  for (int i = 0; i < 32; i += 8) c += (int)(signed char)(a >> i) * (int)(signed char)(b >> i);
+  return c;
+}
+template <typename T> static inline T __ldcs(const T *p) { return *p; }
+template <typename T> static inline T min(T a, T b) { return b < a ? b : a; }
+template <typename T> static inline T max(T a, T b) { return a < b ? b : a; }
+
+/* The runtime. A device's memory is the process's own. */
+typedef int cudaError_t;
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
+typedef void *cudaStream_t;
+typedef std::vector<std::function<void()>> *cudaGraph_t, *cudaGraphExec_t;
+typedef int *cudaEvent_t;
+enum { cudaStreamNonBlocking = 1, cudaStreamCaptureModeThreadLocal = 1, cudaEventDisableTiming = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor, multiProcessorCount;
+};
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute *attrs;
+  unsigned numAttrs;
+};
+inline std::vector<std::function<void()>> *cuda_recording;
+/* Now, or when the graph runs that is being recorded. */
+static inline cudaError_t cuda_do(std::function<void()> what) {
+  if (cuda_recording) cuda_recording->push_back(std::move(what));
+  else what();
+  return cudaSuccess;
+}
+static inline const char *cudaGetErrorString(cudaError_t e) { return e == cudaSuccess ? "no error" : "out of memory"; }
+static inline cudaError_t cudaGetDeviceCount(int *count) { return *count = 1, cudaSuccess; }
+static inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+  *p = {"no GPU: CUDA on the processor", 9, 0, 1};
+  return cudaSuccess;
+}
+static inline cudaError_t cudaMemGetInfo(size_t *left, size_t *all) {
+  *left = *all = (size_t)1 << 46;
+  return cudaSuccess;
+}
+/* What was not written must not matter: it is NaN at first. */
+static inline cudaError_t cuda_allocate(void **at, size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+  *at = malloc(bytes);
+  if (*at) memset(*at, 0xff, bytes);
+#else
+  *at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (*at == MAP_FAILED) *at = nullptr;
+  else if (bytes < (1u << 28)) memset(*at, 0xff, bytes);
+#endif
+  return *at ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+static inline cudaError_t cudaMalloc(void **at, size_t bytes) { return cuda_allocate(at, bytes); }
+static inline cudaError_t cudaMallocHost(void **at, size_t bytes) {
+  return (*at = malloc(bytes)) ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+#ifdef __SANITIZE_ADDRESS__
+static inline cudaError_t cudaFree(void *at) { return free(at), cudaSuccess; }
+#else
+static inline cudaError_t cudaFree(void *) { return cudaSuccess; }
+#endif
+static inline cudaError_t cudaFreeHost(void *at) { return free(at), cudaSuccess; }
+static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  return cuda_do([=] { memcpy(to, from, bytes); });
+}
+static inline cudaError_t cudaMemsetAsync(void *at, int value, size_t bytes, cudaStream_t) {
+  return cuda_do([=] {
+    /* Fresh memory that is large reads as zeros already. */
+    if (value || bytes < (1u << 28)) memset(at, value, bytes);
+  });
+}
+static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return *s = nullptr, cudaSuccess; }
+static inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaStreamBeginCapture(cudaStream_t, int) {
+  cuda_recording = new std::vector<std::function<void()>>();
+  return cudaSuccess;
+}
+static inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *g) {
+  *g = cuda_recording;
+  cuda_recording = nullptr;
+  return cudaSuccess;
+}
+static inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long) {
+  *e = new std::vector<std::function<void()>>(*g);
+  return cudaSuccess;
+}
+static inline cudaError_t cudaGraphDestroy(cudaGraph_t g) { return delete g, cudaSuccess; }
+static inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) { return delete e, cudaSuccess; }
+static inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t) {
+  for (auto &what : *e) what();
+  return cudaSuccess;
+}
+static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) { return *e = nullptr, cudaSuccess; }
+static inline cudaError_t cudaEventCreate(cudaEvent_t *e) { return *e = nullptr, cudaSuccess; }
+static inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+static inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t) { return *ms = 1, cudaSuccess; }
+
+template <typename... Parameters, typename... Arguments>
+static inline cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...),
+                                             Arguments... arguments) {
+  const dim3 grid = config->gridDim, block = config->blockDim;
+  const std::tuple<Parameters...> given(arguments...);
+  return cuda_do([=] {
+    gridDim = grid;
+    blockDim = block;
+    const std::function<void()> thread = [&] { std::apply(kernel, given); };
+    for (unsigned z = 0; z < grid.z; z++)
+      for (unsigned y = 0; y < grid.y; y++)
+        for (unsigned x = 0; x < grid.x; x++) {
+          blockIdx = dim3(x, y, z);
+          processor::run_group(block.x, thread);
+        }
+  });
+}

@@ -1,0 +1,70 @@
+struct gemma {
+  const uint8_t *file;
+  /* Device memory: weights as the file holds them after its header, activations, what outlives a step. */
+  uint8_t *weights, *arena, *state;
+  struct chooser *chooser;
+  struct scored *parts;
+  unsigned *arrived;
+  /* Host memory that copies to and from the device go through. */
+  int32_t *step;
+  struct chooser *settings;
+  int32_t *picked;
+  float *scores;
+  cudaStream_t stream;
+  cudaGraphExec_t graph;
+  cudaError_t status;
+  /* Whether a kernel may start while the one before it ends. */
+  int overlap;
+  int cut;
+  long capacity, fed;
+  /* Tokens of this prefill. */
+  unsigned T;
+  /* Where the newest scores lie in the arena; whether `scores` holds them. */
+  size_t scored_at;
+  int have_scores;
+  /* How tokens are picked, what the next draw and the newest one on the device start from, and whether `picked` is here. */
+  gemma_sampling how;
+  uint32_t random, device_random;
+  int have_pick;
+  char device[256], error[512];
+#ifdef GEMMA_TRACE
+  gemma_see *see;
+  void *user;
+#endif
+};
+
+static constexpr unsigned groups(unsigned of, unsigned per) { return (of + per - 1) / per; }
+
+/* Launches a kernel after those before it; its first weights are loaded while they still run, where the GPU can. */
+template <typename... Parameters, typename... Arguments>
+static void launch(gemma *g, void (*kernel)(Parameters...), dim3 grid, unsigned threads, Arguments... arguments) {
+  if (g->status != cudaSuccess) return;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.stream = g->stream;
+  config.attrs = &early;
+  config.numAttrs = g->overlap ? 1 : 0;
+  g->status = cudaLaunchKernelEx(&config, kernel, (Parameters)arguments...);
+}
+
+/* Shows a value to whoever traces. */
+#ifdef GEMMA_TRACE
+static void show(gemma *g, const char *name, int layer, const uint8_t *values, long rows, long columns) {
+  if (!g->see || g->status != cudaSuccess) return;
+  char text[160];
+  snprintf(text, sizeof text, name, layer);
+  float *copy = (float *)malloc((size_t)(rows * columns) * sizeof *copy);
+  if (!copy) return;
+  g->status = cudaMemcpyAsync(copy, values, (size_t)(rows * columns) * sizeof *copy, cudaMemcpyDeviceToHost, g->stream);
+  if (g->status == cudaSuccess) g->status = cudaStreamSynchronize(g->stream);
+  if (g->status == cudaSuccess) g->see(g->user, text, copy, rows, columns);
+  free(copy);
+}
+#define TRACE(g, name, layer, values, rows, columns) show(g, name, layer, values, rows, columns)
+#else
+#define TRACE(g, name, layer, values, rows, columns) (void)(layer)
+#endif
