@@ -107,12 +107,14 @@ export const targetTable = {
     beside: programSides,
     async prove(request, twin) {
       // Without a GPU the very same sources run on the processor.
-      const processor = (await gpuMissing()) !== undefined;
-      return proveWhole(
-        request,
-        (watch) => openCuda(request.dir, { facts: request.facts, watch, processor }),
-        twin,
-      );
+      const missing = await gpuMissing();
+      const processor = missing !== undefined;
+      const open = (watch: Readonly<Record<string, string>>) =>
+        openCuda(request.dir, { facts: request.facts, watch, processor });
+      const proof = await proveWhole(request, open, twin);
+      return processor
+        ? { ...proof, instead: `on the processor, by a C++ compiler: ${missing}, so no GPU has run it` }
+        : proof;
     },
     codesTolerance: 5e-3,
   },

@@ -6,8 +6,8 @@ import { compiler } from "../backends/c/index.ts";
 import { type Model, openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
 import { argmax } from "../src/generate.ts";
-import { writeGguf } from "./support/gguf-checkpoint.ts";
 import { cudaHere } from "./support/cuda.ts";
+import { writeGguf } from "./support/gguf-checkpoint.ts";
 import { distance, type Golden, readGolden } from "./support/goldens.ts";
 import { findJax } from "./support/jax.ts";
 
@@ -59,81 +59,78 @@ const runs = (backend: string) =>
 if (!jax) test.skip("stablehlo: there is no Python with JAX here (GEMMAC_PYTHON names one)", () => {});
 
 for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3"])
-  describe.each(Object.keys(backends).filter(runs))(
-    `${name} on %s`,
-    (backend) => {
-      const dir = new URL(`data/models/${name}`, import.meta.url).pathname;
-      const worst = { prefill: 0, hidden: 0, decode: 0, ids: true };
-      let golden: Golden;
-      let model: Model;
-      let hidden: Map<string, string>;
+  describe.each(Object.keys(backends).filter(runs))(`${name} on %s`, (backend) => {
+    const dir = new URL(`data/models/${name}`, import.meta.url).pathname;
+    const worst = { prefill: 0, hidden: 0, decode: 0, ids: true };
+    let golden: Golden;
+    let model: Model;
+    let hidden: Map<string, string>;
 
-      beforeAll(async () => {
-        golden = await readGolden(dir);
-        const layers = Array.from(
-          { length: golden.layers },
-          (_, i) => [`layer.${i}`, `model/layers.${i}`] as const,
-        );
-        hidden = new Map([["embed", "model/embed_tokens"], ...layers, ["final_norm", "model/norm"]]);
-        model = await openModel(await (backends[backend] as (typeof backends)[string])(dir, name), {
-          watch: [...hidden.values()],
-        });
-      }, 120_000);
-      afterAll(async () => {
-        const cells = [worst.prefill, worst.hidden, worst.decode, golden.atol].map((x) =>
-          x.toExponential(1).padEnd(8),
-        );
-        rows.push([name.padEnd(12), backend.padEnd(10), ...cells, worst.ids ? "equal" : "differ"].join(" "));
-        await model.close();
+    beforeAll(async () => {
+      golden = await readGolden(dir);
+      const layers = Array.from(
+        { length: golden.layers },
+        (_, i) => [`layer.${i}`, `model/layers.${i}`] as const,
+      );
+      hidden = new Map([["embed", "model/embed_tokens"], ...layers, ["final_norm", "model/norm"]]);
+      model = await openModel(await (backends[backend] as (typeof backends)[string])(dir, name), {
+        watch: [...hidden.values()],
       });
+    }, 120_000);
+    afterAll(async () => {
+      const cells = [worst.prefill, worst.hidden, worst.decode, golden.atol].map((x) =>
+        x.toExponential(1).padEnd(8),
+      );
+      rows.push([name.padEnd(12), backend.padEnd(10), ...cells, worst.ids ? "equal" : "differ"].join(" "));
+      await model.close();
+    });
 
-      test("prefill logits and hidden states", async () => {
-        for (const { id, input_ids } of golden.prompts) {
-          model.session.reset();
-          const { logits, watched } = await model.session.append(input_ids);
-          worst.prefill = Math.max(worst.prefill, distance(logits, golden.tensors.get(`${id}.logits`)));
-          if (id !== "p2") continue;
-          // Where only the last token is scored, the last layer's sum exists for that token alone, and has no name.
-          const named = [...hidden].filter(([, origin]) => watched.get(origin)?.length);
-          expect(named.length).toBeGreaterThanOrEqual(hidden.size - 1);
-          for (const [key, origin] of named)
-            worst.hidden = Math.max(
-              worst.hidden,
-              distance(watched.get(origin), golden.tensors.get(`p2.hidden.${key}`)),
+    test("prefill logits and hidden states", async () => {
+      for (const { id, input_ids } of golden.prompts) {
+        model.session.reset();
+        const { logits, watched } = await model.session.append(input_ids);
+        worst.prefill = Math.max(worst.prefill, distance(logits, golden.tensors.get(`${id}.logits`)));
+        if (id !== "p2") continue;
+        // Where only the last token is scored, the last layer's sum exists for that token alone, and has no name.
+        const named = [...hidden].filter(([, origin]) => watched.get(origin)?.length);
+        expect(named.length).toBeGreaterThanOrEqual(hidden.size - 1);
+        for (const [key, origin] of named)
+          worst.hidden = Math.max(
+            worst.hidden,
+            distance(watched.get(origin), golden.tensors.get(`p2.hidden.${key}`)),
+          );
+      }
+      expect(worst.prefill).toBeLessThanOrEqual(golden.atol);
+      expect(worst.hidden).toBeLessThanOrEqual(golden.atol);
+    });
+
+    test("the last token's scores, when only they are asked for", async () => {
+      for (const { id, input_ids } of golden.prompts) {
+        model.session.reset();
+        const { logits } = await model.session.append(input_ids, { last: true });
+        const want = golden.tensors.get(`${id}.logits`)?.slice(-golden.vocab);
+        expect(distance(logits.slice(-golden.vocab), want)).toBeLessThanOrEqual(golden.atol);
+      }
+    });
+
+    test("decoding step by step, and the greedy ids", async () => {
+      for (const { id, input_ids, generated_ids } of golden.prompts) {
+        const want = golden.tensors.get(`${id}.decode_logits`);
+        const steps = want ? generated_ids.length : 1;
+        model.session.reset();
+        let { logits } = await model.session.append(input_ids);
+        for (let i = 0; i < steps; i++) {
+          const row = logits.slice(-golden.vocab);
+          if (want)
+            worst.decode = Math.max(
+              worst.decode,
+              distance(row, want.subarray(i * golden.vocab, (i + 1) * golden.vocab)),
             );
+          worst.ids &&= argmax(row) === generated_ids[i];
+          if (i + 1 < steps) ({ logits } = await model.session.append([generated_ids[i] as number]));
         }
-        expect(worst.prefill).toBeLessThanOrEqual(golden.atol);
-        expect(worst.hidden).toBeLessThanOrEqual(golden.atol);
-      });
-
-      test("the last token's scores, when only they are asked for", async () => {
-        for (const { id, input_ids } of golden.prompts) {
-          model.session.reset();
-          const { logits } = await model.session.append(input_ids, { last: true });
-          const want = golden.tensors.get(`${id}.logits`)?.slice(-golden.vocab);
-          expect(distance(logits.slice(-golden.vocab), want)).toBeLessThanOrEqual(golden.atol);
-        }
-      });
-
-      test("decoding step by step, and the greedy ids", async () => {
-        for (const { id, input_ids, generated_ids } of golden.prompts) {
-          const want = golden.tensors.get(`${id}.decode_logits`);
-          const steps = want ? generated_ids.length : 1;
-          model.session.reset();
-          let { logits } = await model.session.append(input_ids);
-          for (let i = 0; i < steps; i++) {
-            const row = logits.slice(-golden.vocab);
-            if (want)
-              worst.decode = Math.max(
-                worst.decode,
-                distance(row, want.subarray(i * golden.vocab, (i + 1) * golden.vocab)),
-              );
-            worst.ids &&= argmax(row) === generated_ids[i];
-            if (i + 1 < steps) ({ logits } = await model.session.append([generated_ids[i] as number]));
-          }
-        }
-        expect(worst.decode).toBeLessThanOrEqual(golden.atol);
-        expect(worst.ids).toBe(true);
-      });
-    },
-  );
+      }
+      expect(worst.decode).toBeLessThanOrEqual(golden.atol);
+      expect(worst.ids).toBe(true);
+    });
+  });

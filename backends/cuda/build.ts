@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdir, readFile, readdir, rename, stat } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, stat } from "node:fs/promises";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -63,7 +63,15 @@ export async function buildForProcessor(
     );
   const include = fileURLToPath(new URL("./processor", import.meta.url));
   const flags = [
-    ...["-std=c++17", "-w", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-DGEMMA_MAPPED_WEIGHTS"],
+    ...[
+      "-std=c++17",
+      "-w",
+      "-ffp-contract=off",
+      "-fno-strict-aliasing",
+      "-U_FORTIFY_SOURCE",
+      "-DGEMMA_MAPPED_WEIGHTS",
+      "-DGEMMA_TUNE_STEPS=1",
+    ],
     ...optimize,
     ...(trace ? ["-DGEMMA_TRACE"] : []),
     `-I${include}`,
@@ -82,7 +90,8 @@ async function built(
   const own = (await readdir(dir)).filter((name) => /\.(cuh?|h)$/.test(name)).sort();
   const hash = createHash("sha256").update(JSON.stringify([compiler, flags]));
   for (const name of own) hash.update(await readFile(join(dir, name)));
-  if (headers) for (const name of (await readdir(headers)).sort()) hash.update(await readFile(join(headers, name)));
+  if (headers)
+    for (const name of (await readdir(headers)).sort()) hash.update(await readFile(join(headers, name)));
   const cache = join(tmpdir(), `gemmac-cuda-${userInfo().uid}`);
   await mkdir(cache, { recursive: true, mode: 0o700 });
   const program = join(cache, hash.digest("hex").slice(0, 32));
@@ -94,9 +103,14 @@ async function built(
   } catch (cause) {
     const said = String((cause as { stderr?: unknown }).stderr ?? cause);
     const line = said.split("\n").find((l) => /error/.test(l)) ?? said.split("\n")[0];
-    throw new UserError("input", `${dir}: ${compiler} cannot build it: ${line}`, "compile the checkpoint again", {
-      cause,
-    });
+    throw new UserError(
+      "input",
+      `${dir}: ${compiler} cannot build it: ${line}`,
+      "compile the checkpoint again",
+      {
+        cause,
+      },
+    );
   }
   await rename(partial, program);
   return program;

@@ -1,19 +1,19 @@
 import { readFile } from "node:fs/promises";
 import { UserError } from "../../ir/error.ts";
+import type { EmitRequest, Emitted, EmittedFile } from "../backend.ts";
 import { runtimePart } from "../c/runtime.ts";
 import { Checksum, type FileLayout, type FileTensor, layOutTensors, writeWeights } from "../c/weights.ts";
-import type { EmitRequest, Emitted, EmittedFile } from "../backend.ts";
 import { writeFileHashed } from "../files.ts";
 import {
   alignment,
-  cuda as printKernel,
   cudaPrelude,
   type Kernel,
   type PackedWeight,
   type Phase,
-  packedBytes,
   type Plan,
+  packedBytes,
   plan,
+  cuda as printKernel,
   type StepInput,
 } from "../kernel/index.ts";
 import { type Cut, cuts } from "./device.ts";
@@ -110,7 +110,10 @@ export async function emit(request: EmitRequest): Promise<Emitted> {
 }
 
 /** The sources that are this model's own. */
-export async function sources(layout: CudaLayout, sums: readonly number[]): Promise<[path: string, text: string][]> {
+export async function sources(
+  layout: CudaLayout,
+  sums: readonly number[],
+): Promise<[path: string, text: string][]> {
   const part = async (name: string) => (await ownPart(name)).trimEnd();
   const shared = async (name: string) => (await runtimePart(name, "gpu")).trimEnd();
   const { headers, spelled } = printCuts(layout);
@@ -150,12 +153,17 @@ function printCuts({ plans }: CudaLayout): {
       new Map((i === 0 ? own.kernels : used(own.decode)).map((k) => [k.name, printKernel(k)] as const)),
   );
   const base = texts[0] as Map<string, string>;
-  const own = texts.map((all, i) => new Map([...all].filter(([name, text]) => i === 0 || base.get(name) !== text)));
+  const own = texts.map(
+    (all, i) => new Map([...all].filter(([name, text]) => i === 0 || base.get(name) !== text)),
+  );
   const headers = own.map((kernels, i): [string, string] => {
     const name = (plans[i] as CudaLayout["plans"][number]).cut.name;
     const body = [...kernels.values()].join("\n");
     return i === 0
-      ? ["kernels.cuh", `/* The kernels, each named after what it computes. */\n#pragma once\n#include "device.cuh"\n\n${body}`]
+      ? [
+          "kernels.cuh",
+          `/* The kernels, each named after what it computes. */\n#pragma once\n#include "device.cuh"\n\n${body}`,
+        ]
       : [
           `kernels_${name}.cuh`,
           `/* The same for groups of ${name} threads, where that differs. */\n#pragma once\n#include "device.cuh"\n\nnamespace cut_${name} {\n${body}}\n`,
@@ -176,14 +184,21 @@ function constants(layout: CudaLayout, { inputs, prefill, decode }: Plan): strin
   head.add(weights.header);
   const input = (name: string): StepInput => {
     const found = inputs.find((i) => i.name === name);
-    if (!found) throw new UserError("input", `the graph has no input ${name}`, "keep insert-kv-cache in the pipeline");
+    if (!found)
+      throw new UserError("input", `the graph has no input ${name}`, "keep insert-kv-cache in the pipeline");
     return found;
   };
   const words = inputs.reduce((n, i) => Math.max(n, i.at + i.length), 0);
-  const read = new Map(decode.dispatches.flatMap((d) => d.bindings.flatMap((b) => (b.space === "weight" ? [[b.weight.name, b.bytes] as const] : []))));
+  const read = new Map(
+    decode.dispatches.flatMap((d) =>
+      d.bindings.flatMap((b) => (b.space === "weight" ? [[b.weight.name, b.bytes] as const] : [])),
+    ),
+  );
   for (const d of decode.dispatches)
     if (d.kernel.name.startsWith("embed_"))
-      for (const b of d.bindings) if (b.space === "weight" && !otherReads(decode, d, b.weight)) read.set(b.weight.name, b.weight.rowBytes);
+      for (const b of d.bindings)
+        if (b.space === "weight" && !otherReads(decode, d, b.weight))
+          read.set(b.weight.name, b.weight.rowBytes);
   const bytes = [...read.values()].reduce((sum, n) => sum + n, 0);
   return `/* Sizes of this model. CHUNK tokens go through it at once at most. */
 enum {
@@ -211,7 +226,9 @@ function scoresOf(phase: Phase): number {
 }
 
 const otherReads = (phase: Phase, but: Phase["dispatches"][number], weight: PackedWeight): boolean =>
-  phase.dispatches.some((d) => d !== but && d.bindings.some((b) => b.space === "weight" && b.weight === weight));
+  phase.dispatches.some(
+    (d) => d !== but && d.bindings.some((b) => b.space === "weight" && b.weight === weight),
+  );
 
 const hex = (sum: number): string => `0x${sum.toString(16).padStart(8, "0")}u`;
 

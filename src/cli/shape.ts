@@ -17,7 +17,11 @@ export interface ShapeFlags {
 export const addShapeOptions = (command: Command): Command =>
   command
     .option("--batch <n>", "stablehlo: texts that are run at once (default: 1)", fixed)
-    .option("--capacity <tokens>", "stablehlo, cuda: slots of the caches (default: 4096)", integer(1, 2 ** 24))
+    .option(
+      "--capacity <tokens>",
+      "stablehlo, cuda: slots of the caches (default: 4096)",
+      integer(1, 2 ** 24),
+    )
     .option(
       "--prefill <tokens>",
       "stablehlo: tokens in a step of prefill (default: 256)",

@@ -32,6 +32,8 @@ export interface ProofRequest {
 export interface Proof {
   readonly ok: boolean;
   readonly tokens: number;
+  /** What it ran on, where that is not what it is for. */
+  readonly instead?: string;
   /** The largest difference of any activation, as a share of the largest value there, and where it is. */
   readonly worst: { readonly origin: string; readonly share: number; readonly allowed: number };
   /** The artifact's scores for the next token against those of the graph it was made from. */

@@ -46,18 +46,28 @@ struct dim3 {
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-/* Fibers: each thread of the group that runs now. */
+/* Fibers: each thread of the group that runs now. They are kept for the next group. */
 namespace processor {
+#if defined(__x86_64__) && defined(__GNUC__)
+/* What is saved of a fiber is little: a switch takes some nanoseconds. */
+typedef void *place[5];
+#define PROCESSOR_SAVE(at) __builtin_setjmp(at)
+/* Not in a function that saves. */
+__attribute__((noinline, noreturn)) inline void go(place &at) { __builtin_longjmp(at, 1); }
+#else
+typedef jmp_buf place;
+#define PROCESSOR_SAVE(at) _setjmp(at)
+[[noreturn]] inline void go(place &at) { _longjmp(at, 1); }
+#endif
 struct fiber {
-  jmp_buf at;
+  place at;
   ucontext_t first;
-  char *stack;
   unsigned id;
-  bool done;
+  bool started, done;
 };
 enum { STACK = 1 << 18 };
 inline std::vector<fiber *> fibers;
-inline jmp_buf scheduler;
+inline place scheduler;
 inline ucontext_t origin;
 inline fiber *now;
 inline const std::function<void()> *body;
@@ -68,18 +78,30 @@ struct gate {
 };
 inline gate everyone, warps[64];
 inline unsigned warp_live[64];
-inline unsigned char exchange[64][32][16];
+inline unsigned char exchange[64][2][32][16];
 
-inline void enter() {
-  (*body)();
-  now->done = true;
-  live--;
-  warp_live[now->id / 32]--;
-  _longjmp(scheduler, 1);
-}
-inline void pause() {
+/* The other threads go on, until it is this one's turn again. */
+__attribute__((noinline)) inline void pause() {
   fiber *own = now;
-  if (_setjmp(own->at) == 0) _longjmp(scheduler, 1);
+  if (PROCESSOR_SAVE(own->at) == 0) go(scheduler);
+}
+inline void work() {
+  for (;;) {
+    (*body)();
+    now->done = true;
+    live--;
+    warp_live[now->id / 32]--;
+    pause();
+  }
+}
+/* A thread goes on until it waits for others. */
+__attribute__((noinline)) inline void resume(fiber *f) {
+  now = f;
+  threadIdx = dim3(f->id, 0, 0);
+  if (PROCESSOR_SAVE(scheduler)) return;
+  if (f->started) go(f->at);
+  f->started = true;
+  setcontext(&f->first);
 }
 inline void meet(gate &g, const unsigned &expected) {
   const unsigned turn = g.turn;
@@ -102,8 +124,13 @@ inline bool backwards() {
 inline void run_group(unsigned threads, const std::function<void()> &what) {
   while (fibers.size() < threads) {
     fiber *f = new fiber();
-    f->stack = (char *)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (f->stack == MAP_FAILED) abort();
+    void *stack = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED || getcontext(&f->first)) abort();
+    f->first.uc_stack.ss_sp = stack;
+    f->first.uc_stack.ss_size = STACK;
+    f->first.uc_link = &origin;
+    makecontext(&f->first, work, 0);
+    f->id = (unsigned)fibers.size();
     fibers.push_back(f);
   }
   body = &what;
@@ -113,26 +140,12 @@ inline void run_group(unsigned threads, const std::function<void()> &what) {
     warps[w] = {0, 0};
     warp_live[w] = threads - w * 32 < 32 ? threads - w * 32 : 32;
   }
-  for (unsigned i = 0; i < threads; i++) {
-    fibers[i]->done = false;
-    fibers[i]->id = i;
-  }
-  for (unsigned started = 0; live > 0; started = 1) {
+  for (unsigned i = 0; i < threads; i++) fibers[i]->done = false;
+  while (live > 0)
     for (unsigned n = 0; n < threads; n++) {
       fiber *f = fibers[backwards() ? threads - 1 - n : n];
-      if (f->done) continue;
-      now = f;
-      threadIdx = dim3(f->id, 0, 0);
-      if (_setjmp(scheduler)) continue;
-      if (started) _longjmp(f->at, 1);
-      getcontext(&f->first);
-      f->first.uc_stack.ss_sp = f->stack;
-      f->first.uc_stack.ss_size = STACK;
-      f->first.uc_link = &origin;
-      makecontext(&f->first, enter, 0);
-      setcontext(&f->first);
+      if (!f->done) resume(f);
     }
-  }
 }
 }  // namespace processor
 
@@ -144,11 +157,12 @@ static inline void __syncwarp(unsigned = ~0u) {
 template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int other) {
   static_assert(sizeof(T) <= 16, "fits");
   const unsigned w = threadIdx.x / 32, lane = threadIdx.x & 31, from = lane ^ (unsigned)other;
-  memcpy(processor::exchange[w][lane], &value, sizeof value);
+  /* Two sets of places, in turns: no thread can be two exchanges ahead of another. */
+  unsigned char(*places)[16] = processor::exchange[w][processor::warps[w].turn & 1];
+  memcpy(places[lane], &value, sizeof value);
   __syncwarp();
   T got = value;
-  if (w * 32 + from < blockDim.x) memcpy(&got, processor::exchange[w][from], sizeof got);
-  __syncwarp();
+  if (w * 32 + from < blockDim.x) memcpy(&got, places[from], sizeof got);
   return got;
 }
 template <typename T, typename U> static inline T atomicAdd(T *at, U by) {

@@ -217,7 +217,9 @@ static int run_prefill(gemma *g, const int32_t *ids, long T) {
 
 /* Feeds one token by the recorded step. */
 static int run_decode(gemma *g, int32_t id) {
+#ifndef GEMMA_TRACE
   if (!g->graph && record(g)) return -1;
+#endif
   /* The step moves the device's own random state on. */
   const uint32_t move = g->how.temperature > 0 ? RANDOM_STEP : 0;
   const int there = g->have_pick && id == *g->picked && (!move || g->device_random + move == g->random);

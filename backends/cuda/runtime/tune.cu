@@ -32,8 +32,12 @@ static int remember_cut(gemma *g, const char *file) {
   return 0;
 }
 
+#ifndef GEMMA_TUNE_STEPS
+#define GEMMA_TUNE_STEPS 64
+#endif
+
 int gemma_tune(gemma *g, const char *file, void (*report)(const char *line)) {
-  enum { FILL = 512, STEPS = 64, ROUNDS = 3 };
+  enum { FILL = 512, STEPS = GEMMA_TUNE_STEPS, ROUNDS = 3 };
   const long room = g->capacity - STEPS * ROUNDS - 2, fill = room < FILL ? room : FILL;
   if (fill < 2) return fail(g, "the capacity of %ld tokens is too small to tune with", g->capacity);
   int32_t *ids = (int32_t *)malloc((size_t)fill * sizeof *ids);

@@ -152,6 +152,8 @@ export function attention(
       largest.set(r, f32(nothing));
       total.set(r, f32(0));
     });
+    // A share of no keys goes straight to the end, where other threads read these.
+    k.barrier();
     const owned = Math.ceil((rows * quads) / threads);
     const sums = range(owned).map((o) => k.zero(`sum${o}`, "f32x4"));
     /** The output numbers that are this thread's: a query of the tile and four numbers of its head. */

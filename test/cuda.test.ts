@@ -1,0 +1,136 @@
+import { execFile } from "node:child_process";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { buildForProcessor, emulated } from "../backends/cuda/index.ts";
+import { parsePipeline } from "../passes/pipeline.ts";
+import { openModel } from "../src/artifact/open.ts";
+import { compile } from "../src/compile.ts";
+import { generate } from "../src/generate.ts";
+import { cudaHere } from "./support/cuda.ts";
+import { readF32 } from "./support/goldens.ts";
+
+const run = promisify(execFile);
+const root = join(import.meta.dirname, "..");
+const demo = join(root, "examples/gemma-kjv-2m");
+const scratch = mkdtempSync(join(tmpdir(), "gemmac-cuda-"));
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+const cxx = await emulated();
+const here = await cudaHere();
+if (here !== "a GPU") console.warn(`CUDA: ${here}`);
+
+interface Ran {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+const started = (program: string, args: readonly string[], env: Record<string, string> = {}): Promise<Ran> =>
+  run(program, [...args], { maxBuffer: 1 << 28, env: { ...process.env, ...env } }).then(
+    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+    (e: { code: number; stdout: string; stderr: string }) => e,
+  );
+
+describe.runIf(cxx)("a CUDA artifact, its sources run on the processor", () => {
+  const out = join(scratch, "demo");
+  let program: string;
+  const at = (...args: string[]) => started(program, ["--weights", join(out, "model.safetensors"), ...args]);
+
+  beforeAll(async () => {
+    const insert = parsePipeline("quantize{scheme=int8,embed=int8}");
+    const report = await compile(demo, { targets: ["cuda"], out, insert, capacity: 256 });
+    expect(report.warnings).toEqual([]);
+    expect(report.targets[0]?.proof?.ok).toBe(true);
+    program = await buildForProcessor(out);
+    // The self-test lies beside the program.
+    copyFileSync(program, join(out, "gemma"));
+  }, 240_000);
+
+  test("its proof says what ran", async () => {
+    const dir = join(scratch, "again");
+    const { targets } = await compile(demo, { targets: ["cuda"], out: dir, capacity: 256 });
+    const { instead } = targets[0]?.proof ?? {};
+    if (here === "a GPU") expect(instead).toBeUndefined();
+    else expect(instead).toMatch(/^on the processor.*no GPU has run it$/);
+  }, 120_000);
+
+  test("holds the model once, and layers as a loop", () => {
+    const source = readFileSync(join(out, "gemma.cu"), "utf8");
+    expect(source).toMatch(/for \(int n = 0; n < 4; n\+\+\) decode_256_layer\(g, n\);/);
+  });
+
+  test("passes its own test", async () => {
+    const { code, stdout } = await started(join(out, "gemma"), ["--selftest"]);
+    expect(stdout).toMatch(/^ok: 6 tokens/);
+    expect(code).toBe(0);
+  }, 60_000);
+
+  test("gives the same scores in whatever order its threads take turns", async () => {
+    const scores: (Float32Array | undefined)[] = [];
+    for (const env of [{}, { GEMMA_BACKWARDS: "1" }]) {
+      const file = join(scratch, "scores.safetensors");
+      const args = ["--weights", join(out, "model.safetensors"), "--ids", "5,6,7,8", "--logits", file];
+      expect((await started(program, args, env)).code).toBe(0);
+      scores.push((await readF32(file)).get("logits"));
+    }
+    expect(scores[0]).toEqual(scores[1]);
+  }, 60_000);
+
+  test.each([
+    { temperature: 0.8, topK: 40, topP: 0.9, seed: 7 },
+    { temperature: 1.3, topK: 3, seed: 8 },
+    { temperature: 1, topP: 0.5, seed: 9 },
+    { temperature: 1, seed: 10 },
+  ])(
+    "draws on the device what gemmac draws from the same seed: %o",
+    async (how) => {
+      const model = await openModel(out);
+      const drawn: number[] = [];
+      for await (const { id } of generate(model.session, [73, 110], { ...how, maxTokens: 12 }))
+        drawn.push(id);
+      await model.close();
+      const flags = [
+        ["--temperature", how.temperature],
+        ["--top-k", how.topK],
+        ["--top-p", how.topP],
+        ["--seed", how.seed],
+      ].flatMap(([flag, value]) => (value === undefined ? [] : [String(flag), String(value)]));
+      const { stdout } = await at("--ids", "73,110", ...flags, "-n", "12");
+      expect(stdout.trim()).toBe(drawn.join());
+    },
+    60_000,
+  );
+
+  test("tunes, and remembers by the name of the device", async () => {
+    const { code, stdout, stderr } = await started(join(out, "gemma"), ["--tune"]);
+    expect([code, stderr]).toEqual([0, ""]);
+    expect(stdout.match(/groups of \d+ threads: [\d.]+ ms a token$/gm)?.length).toBe(3);
+    expect(readFileSync(join(out, "tuning.txt"), "utf8")).toMatch(/^no GPU: CUDA on the processor: \d+\n$/);
+    rmSync(join(out, "tuning.txt"));
+  }, 240_000);
+
+  test.each<[string, string[], number, string]>([
+    ["no weights", ["--weights", "/nowhere", "--ids", "1"], 3, "/nowhere: No such file or directory"],
+    ["an id outside the vocabulary", ["--ids", "1,1024"], 3, "token id 1024 is outside the vocabulary"],
+    ["a negative id", ["--ids", "-1"], 3, "token id -1 is outside the vocabulary"],
+    ["too large a capacity", ["--capacity", "4096", "--ids", "1"], 3, "a capacity of 4096 tokens is beyond"],
+    ["too long a text", ["--capacity", "3", "--ids", "1,2,3,4"], 3, "4 more tokens after 0 do not fit"],
+    ["an unknown option", ["--threads", "2"], 2, "unknown option --threads"],
+  ])("refuses %s with one line", async (_, args, code, said) => {
+    const result = await at(...args);
+    expect(result.stderr.split("\n")[0]).toContain(`gemma: ${said}`);
+    expect(result.code).toBe(code);
+    if (code === 3) expect(result.stderr.trim().split("\n").length).toBe(1);
+  });
+
+  test("refuses damaged weights, and says which", async () => {
+    const copy = join(scratch, "damaged.safetensors");
+    const bytes = readFileSync(join(out, "model.safetensors"));
+    bytes[bytes.length - 3] = (bytes.at(-3) as number) ^ 0x80;
+    writeFileSync(copy, bytes);
+    const { stderr } = await started(program, ["--weights", copy, "--ids", "1"]);
+    expect(stderr).toMatch(/is damaged, or belongs to another model: .* differs/);
+  });
+});
