@@ -65,6 +65,7 @@ function planOf(g: Graph, mesh: Mesh): (v: Value) => Sharding | undefined {
       );
   const kv = heads.every(({ k }) => k.fixed(1) % model === 0) ? "model" : undefined;
   const inputs = new Set(g.inputs);
+  const scales = new Set(g.values().flatMap((v) => quant_gather.of(v)?.scale ?? []));
   const ofWeight = (name: string): Sharding | undefined => {
     const found = weights.find(([pattern]) => pattern.test(name))?.[1];
     return found === "kv" ? [kv, "fsdp"] : found;
@@ -77,10 +78,9 @@ function planOf(g: Graph, mesh: Mesh): (v: Value) => Sharding | undefined {
         return v.shape.map((_, axis) => (axis === 0 ? "data" : undefined));
       }
       const [rows, columns] = ofWeight(name) ?? [];
-      // Scales have one column, and what is no matrix is small.
-      return v.type.rank === 2
-        ? [rows, v.shape[1] === 1 ? undefined : columns]
-        : v.shape.map(() => undefined);
+      // What is no matrix is small, and so are the scales of a table: whole, they are looked up without another sum.
+      if (v.type.rank !== 2 || scales.has(v)) return v.shape.map(() => undefined);
+      return [rows, v.shape[1] === 1 ? undefined : columns];
     }
     const w = linear.of(v)?.w ?? quant_linear.of(v)?.codes;
     if (w) {

@@ -1,90 +1,119 @@
 """Checks StableHLO artifacts with jaxlib's own parser and XLA, on 8 virtual devices. JAX is all that it imports.
 
-    stablehlo.py parse FOLDER...            every .mlir parses and verifies
-    stablehlo.py mesh ONE MANY              both give the same scores; MANY is compiled for a mesh of 8
+    stablehlo.py parse FOLDER...   every .mlir parses and verifies
+    stablehlo.py load FILE         a .jaxexp loads and runs by itself, on zeros
+    stablehlo.py same CASES        a JSON list of pairs of artifacts: both give the same scores, in place
 """
-import collections, json, os, re, sys
+import collections, functools, json, os, re, sys
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-import jax, ml_dtypes, numpy as np
+import jax, jax.numpy as jnp, ml_dtypes, numpy as np
 from jax import export
 
-DTYPES = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "i32": np.int32, "i8": np.int8}
+DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i32": np.int32, "i8": np.int8}
+COLLECTIVE = r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 
 
-def parse(folders):
+def parse(*folders):
     module = jax.jit(lambda x: x).lower(1.0).compiler_ir("stablehlo")
     for folder in folders:
         for name in ("prefill", "decode"):
-            text = open(os.path.join(folder, name + ".mlir")).read()
-            with module.context:
-                parsed = type(module).parse(text)
-                assert parsed.operation.verify(), name
-            print(f"{folder}/{name}.mlir: parses and verifies, {len(text)} characters")
+            with open(os.path.join(folder, name + ".mlir")) as f, module.context:
+                assert type(module).parse(f.read()).operation.verify(), f"{folder}/{name}"
+    print(f"{len(folders)} artifacts: every .mlir parses and verifies")
 
 
-def weights(folder):
+def load(path):
+    with open(path, "rb") as f:
+        exported = export.deserialize(bytearray(f.read()))
+    flat = [jnp.zeros(a.shape, a.dtype) for a in exported.in_avals]
+    args, _ = jax.tree.unflatten(exported.in_tree, flat)
+    out = jax.jit(exported.call)(*args)
+    assert all(bool(jnp.isfinite(x.astype(jnp.float32)).all()) for x in jax.tree.leaves(out))
+    print(f"{path}: loads and runs with JAX alone")
+
+
+def open_weights(folder):
     with open(os.path.join(folder, "model.safetensors"), "rb") as f:
         header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
         data = f.read()
-    return {
-        name: np.frombuffer(data[slice(*t["data_offsets"])], DTYPES[t["dtype"].lower()]).reshape(t["shape"])
-        for name, t in header.items()
-    }
+
+    def read(a):
+        names = a.get("stack", [a["name"]])
+        begin, end = header[names[0]]["data_offsets"][0], header[names[-1]]["data_offsets"][1]
+        return np.frombuffer(data[begin:end], DTYPES[a["dtype"]]).reshape(a["shape"])
+
+    return read
 
 
 class Artifact:
     def __init__(self, folder):
-        self.manifest = json.load(open(os.path.join(folder, "manifest.json")))
+        with open(os.path.join(folder, "manifest.json")) as f:
+            self.manifest = json.load(f)
         mesh = self.manifest.get("mesh")
-        self.mesh = mesh and jax.sharding.Mesh(np.array(jax.devices()).reshape(list(mesh.values())), list(mesh))
-        stored = weights(folder)
+        grid = mesh and np.array(jax.devices()[: np.prod(list(mesh.values()))]).reshape(list(mesh.values()))
         self.calls, self.args = {}, {}
         for name, module in self.manifest["modules"].items():
-            e = export.deserialize(bytearray(open(os.path.join(folder, module["file"]), "rb").read()))
-            places = e.in_shardings_jax(self.mesh) if mesh else [None] * len(e.in_avals)
+            with open(os.path.join(folder, module["file"]), "rb") as f:
+                e = export.deserialize(bytearray(f.read()))
+            places = e.in_shardings_jax(jax.sharding.Mesh(grid, list(mesh))) if mesh else [None] * len(e.in_avals)
             self.args[name] = list(zip(module["args"], places))
             self.calls[name] = jax.jit(e.call, donate_argnums=(1,))
-        of = lambda group: [(a, p) for a, p in self.args["decode"] if a["group"] == group]
-        self.weights = {a["name"]: jax.device_put(stored[a["name"]], p) for a, p in of("weights")}
-        self.caches = {a["name"]: jax.device_put(np.zeros(a["shape"], DTYPES[a["dtype"]]), p) for a, p in of("caches")}
+        read = open_weights(folder)
+        self.weights = {a["name"]: jax.device_put(read(a), p) for a, p in self.of("decode", "weights")}
+        self.caches = {a["name"]: jnp.zeros(a["shape"], DTYPES[a["dtype"]], device=p) for a, p in self.of("decode", "caches")}
+        self.compiled = {}
 
-    def inputs(self, name, *values):
-        places = [p for a, p in self.args[name] if a["group"] == "inputs"]
-        return [jax.device_put(v, p) for v, p in zip(values, places)]
+    def of(self, module, group):
+        return [(a, p) for a, p in self.args[module] if a["group"] == group]
 
     def step(self, name, *values):
         """Scores, the collectives of the compiled step, and whether the caches stayed where they were."""
-        inputs = self.inputs(name, *values)
+        inputs = [jax.device_put(v, p) for v, (_, p) in zip(values, self.of(name, "inputs"))]
         args = (self.weights, self.caches, *inputs)
-        text = self.calls[name].lower(*args).compile().as_text()
-        found = re.findall(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", text)
+        if name not in self.compiled:
+            self.compiled[name] = self.calls[name].lower(*args).compile()
+        step = self.compiled[name]
         before = pointers(self.caches)
-        scores, self.caches = self.calls[name](*args)
-        return np.asarray(scores, np.float32), dict(collections.Counter(found)), pointers(self.caches) == before
+        scores, self.caches = step(*args)
+        found = collections.Counter(re.findall(COLLECTIVE, step.as_text()))
+        return np.asarray(scores, np.float32), dict(found), pointers(self.caches) == before
 
 
 def pointers(caches):
     return [s.data.unsafe_buffer_pointer() for c in caches.values() for s in c.addressable_shards]
 
 
-def mesh(one, many):
-    a, b = Artifact(one), Artifact(many)
-    layers = a.manifest["facts"]["layers"]
-    vocab = a.manifest["facts"]["vocab"]
-    shape = next(x["shape"] for x, _ in a.args["prefill"] if x["name"] == "tokens")
+def scored(folder):
+    """What a step of prefill and a few of decode give: scores and collectives of each."""
+    artifact = Artifact(folder)
+    vocab = artifact.manifest["facts"]["vocab"]
+    shape = next(a["shape"] for a, _ in artifact.args["prefill"] if a["name"] == "tokens")
     ids = (np.arange(np.prod(shape)).reshape(shape) * 7919 % vocab).astype(np.int32)
     steps = [("prefill", ids, np.int32(0), np.int32(shape[1] - 1))]
     steps += [("decode", ids[:, i : i + 1], np.int32(shape[1] + i)) for i in range(3)]
+    out = []
     for name, *values in steps:
-        want, _, _ = a.step(name, *values)
-        got, collectives, in_place = b.step(name, *values)
-        off = np.abs(got - want).max() / max(1, np.abs(want).max())
-        print(f"{many}/{name}: off by {off:.1e}, {collectives}, caches in place: {in_place}")
-        assert off < 1e-5
-        assert collectives == {"all-reduce": 1 + 2 * layers}, collectives
-        assert in_place
+        scores, collectives, stayed = artifact.step(name, *values)
+        assert stayed, f"{folder}/{name} moves its caches"
+        out.append((name, scores, collectives))
+    return out
 
 
-{"parse": parse, "mesh": lambda folders: mesh(*folders)}[sys.argv[1]](sys.argv[2:])
+def same(path):
+    with open(path) as f:
+        cases = json.load(f)
+    known = functools.cache(scored)
+    for case in cases:
+        worst = 0
+        for (name, want, _), (_, got, collectives) in zip(known(case["one"]), known(case["other"])):
+            worst = max(worst, float(np.abs(got - want).max() / np.abs(want).max()))
+            where = f"{case['name']}: {name}"
+            assert worst <= case["off"], f"{where} is off by {worst:.1e}, and {case['off']:.1e} is allowed"
+            found = {kind: collectives.get(kind, 0) for kind in case["collectives"]}
+            assert found == case["collectives"], f"{where} has {collectives}"
+        print(f"{case['name']}: off by {worst:.1e} of {case['off']:.0e}, {collectives or 'no collectives'}, caches in place", flush=True)
+
+
+{"parse": parse, "load": load, "same": same}[sys.argv[1]](*sys.argv[2:])

@@ -1,12 +1,13 @@
 """Compiles modules ahead of time for a TPU, on a machine that has none, and prints the memory that the compiler reports.
 
-    tpu.py TOPOLOGY FOLDER...        such as v5e:2x4; needs the package libtpu
+    tpu.py TOPOLOGY FOLDER[/MODULE]...        such as v5e:2x4 gemma-2b/decode; needs the package libtpu
 """
 import collections, json, os, re, sys, time
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax, ml_dtypes, numpy as np
 from jax import export
@@ -57,7 +58,9 @@ def compile_one(folder, name, topology):
 try:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=sys.argv[1])
 except Exception as e:
-    sys.exit(f"SKIPPED: no TPU compiler here: {str(e).splitlines()[0]}")
-for folder in sys.argv[2:]:
-    for name in ("decode", "prefill"):
-        compile_one(folder, name, topology)
+    print(f"SKIPPED: XLA for the TPU: {str(e).splitlines()[0]}")
+    sys.exit(0)
+for path in sys.argv[2:]:
+    folder, name = os.path.split(path)
+    for module in [name] if name in ("decode", "prefill") else ["decode", "prefill"]:
+        compile_one(folder if module == name else path, module, topology)
