@@ -77,6 +77,8 @@ export interface ModuleInterface {
     readonly name: string;
     readonly dtype: DType;
     readonly shape: readonly number[];
+    /** The tensors that it holds along its first axis, where they are several; weights of them lie in this order. */
+    readonly stack?: readonly string[];
   }[];
   readonly results: readonly {
     readonly name: string;

@@ -25,6 +25,8 @@ export interface TargetOptions {
   readonly arithmetic?: "f32" | "bf16";
   /** StableHLO: products of fewer rows are padded to this many; 8 suits a TPU that decodes one text. */
   readonly rows?: number;
+  /** StableHLO: whether layers are turns of a loop over stacked weights: text and compile time do not grow with depth. */
+  readonly scanLayers?: boolean;
   /** StableHLO: devices to run on, as in `data=2,model=4`. */
   readonly mesh?: string;
   /** StableHLO: tokens that a step of prefill takes. */

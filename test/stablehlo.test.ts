@@ -6,10 +6,12 @@ import { legalize } from "../backends/backend.ts";
 import { modulesOf } from "../backends/stablehlo/emit.ts";
 import { stablehlo } from "../backends/stablehlo/index.ts";
 import { exportedBlob, treesOf } from "../backends/stablehlo/jax/exported.ts";
+import { nameOfAll, nameOfOne } from "../backends/stablehlo/layers/names.ts";
 import { literal } from "../backends/stablehlo/text/dialect.ts";
 import { MainFunction } from "../backends/stablehlo/text/read.ts";
 import { runPasses } from "../passes/pipeline.ts";
 import { compile } from "../src/compile.ts";
+import type { GemmaConfig } from "../src/model/config.ts";
 import { gemma } from "../src/model/gemma.ts";
 import { preset } from "../src/model/presets.ts";
 import { Workbench } from "./support/workbench.ts";
@@ -28,13 +30,75 @@ const config = {
   headDim: 8,
   context: 32,
 };
-const tuning = { batch: 1, prefill: 4, rows: 1, arithmetic: "f32" } as const;
+const tuning = { batch: 1, prefill: 4, rows: 1, scanLayers: false, arithmetic: "f32" } as const;
 const backend = stablehlo({ capacity: 32 });
 const graph = legalize(runPasses(gemma(config), backend.passes).graph, backend);
 const modules = modulesOf(graph, tuning);
 
 test.each(["prefill", "decode"] as const)("the text of %s", async (name) => {
   await expect(modules[name].text).toMatchFileSnapshot(`golden/stablehlo/${name}.mlir`);
+});
+
+describe("layers as a loop", () => {
+  const looped = (model: GemmaConfig) => {
+    const g = legalize(runPasses(gemma(model), backend.passes).graph, backend);
+    return modulesOf(g, { ...tuning, scanLayers: true });
+  };
+
+  test("the text of decode", async () => {
+    await expect(looped({ ...config, layers: 3 }).decode.text).toMatchFileSnapshot(
+      "golden/stablehlo/decode-scan.mlir",
+    );
+  });
+
+  test("is no longer for more layers", () => {
+    const [a, b] = [4, 9].map((layers) => looped({ ...config, layers }).decode.text.length);
+    expect(a).toBe(b);
+  });
+
+  test("is read as if each layer were written", () => {
+    const layers = legalize(runPasses(gemma({ ...config, layers: 3 }), backend.passes).graph, backend);
+    const [plain, scan] = [modulesOf(layers, tuning), looped({ ...config, layers: 3 })];
+    for (const name of ["prefill", "decode"] as const) {
+      const [a, b] = [plain, scan].map((m) => new MainFunction(m[name].text));
+      expect(b?.args.map((x) => x.name).sort()).toEqual(a?.args.map((x) => x.name).sort());
+      expect(b?.results.length).toBe(a?.results.length);
+      const origins = Object.entries(scan[name].activations);
+      // In prefill the last layer computes one row only, when it need not be like the others.
+      if (name === "decode") expect(scan[name].activations).toEqual(plain[name].activations);
+      for (const [, value] of origins) expect(b?.typeOf(value).rank).toBeGreaterThan(1);
+      expect(b?.watching([])).toContain("stablehlo.while");
+      expect(b?.watching([origins[0]?.[1] as string])).not.toContain("stablehlo.while");
+    }
+  });
+
+  test("layers of two kinds take turns together", () => {
+    const layerTypes = [0, 1, 2].flatMap(() => ["sliding", "full"] as const);
+    const small = { ...config, kvHeads: 2, layers: 6, window: 8, layerTypes, family: "gemma2" };
+    const { decode } = looped({ ...preset("gemma-2-2b"), ...small } as GemmaConfig);
+    expect(decode.args.filter((a) => a.group === "caches").map((a) => [a.name, a.stack?.length])).toEqual([
+      ["past_key_values.2n+1.key", 3],
+      ["past_key_values.2n+1.value", 3],
+      ["past_key_values.2n.key", 3],
+      ["past_key_values.2n.value", 3],
+    ]);
+  });
+
+  test("one layer is none", () => {
+    expect(() => looped({ ...config, layers: 1 })).toThrow("no group of layers is followed by one like it");
+  });
+});
+
+test.each<[string[], string | undefined, string[]]>([
+  [["a.0.b", "a.1.b", "a.2.b"], "a.n.b", ["%a.0.b", "%a.1.b", "%a.2.b"]],
+  [["a.1.b", "a.7.b"], "a.6n+1.b", ["%a.1.b", "%a.7.b"]],
+  [["a.0.b", "a.2.b", "a.3.b"], undefined, []],
+  [["a.0.b", "a.1.c"], undefined, []],
+  [["a.x.b", "a.y.b"], undefined, []],
+  [["a.3", "a.2"], undefined, []],
+])("%j together are %s", (names, all, each) => {
+  expect(nameOfAll(names)).toBe(all);
+  expect(all === undefined ? [] : names.map((_, n) => nameOfOne(`%${all}`, n))).toEqual(each);
 });
 
 test("every function that a composite names is there, once", () => {

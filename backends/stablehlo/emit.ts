@@ -8,6 +8,7 @@ import { writeFileHashed } from "../files.ts";
 import { emitters, named, tooGeneral } from "./emitters.ts";
 import { exportedBlob, treesOf } from "./jax/exported.ts";
 import { readme, runPy } from "./jax/program.ts";
+import { findLoop } from "./layers/find.ts";
 import { type Module, type Table, writeModule } from "./text/module.ts";
 import { writeWeights } from "./weights.ts";
 
@@ -20,6 +21,8 @@ export interface EmitOptions {
   readonly rows: number;
   /** "f32", or "bf16" where products may round what they multiply to that, as TPUs do fastest. */
   readonly arithmetic: "f32" | "bf16";
+  /** Whether layers are turns of a loop, so that text and compile time do not grow with their number. */
+  readonly scanLayers: boolean;
 }
 
 export const keeps = (v: Value): boolean => !tooGeneral(v);
@@ -28,14 +31,20 @@ export const keeps = (v: Value): boolean => !tooGeneral(v);
 export function moduleOf(
   name: string,
   g: Graph,
-  { rows, arithmetic }: Pick<EmitOptions, "rows" | "arithmetic">,
+  { rows, arithmetic, scanLayers = false }: Pick<EmitOptions, "rows" | "arithmetic"> & Partial<EmitOptions>,
 ): Module {
   const table: Table = emitters;
   const lower = (v: Value): Value => {
     const lowered = decomposeExcept(new Graph("meaning", { inputs: [], outputs: { y: v } }), keeps);
     return lowered.outputs.y as Value;
   };
-  return writeModule(name, g, { table, named, lower, tuning: { rows, exact: arithmetic === "f32" } });
+  return writeModule(name, g, {
+    table,
+    named,
+    lower,
+    tuning: { rows, exact: arithmetic === "f32" },
+    scanLayers,
+  });
 }
 
 /** The two functions of a model: many tokens and the score of one of them, and a token and its score. */
@@ -48,8 +57,18 @@ export function modulesOf(g: Graph, options: EmitOptions): Record<"prefill" | "d
       "let the pipeline hold insert-kv-cache{capacity=4096}, or the like",
     );
   const one = bindSizes(g, { B: batch, T: 1 });
-  const many = bindSizes(lastLogits({ row: "given" }).run(g), { B: batch, T: prefill });
+  const many = bindSizes(scoreOne(g, options.scanLayers), { B: batch, T: prefill });
   return { prefill: moduleOf("prefill", many, options), decode: moduleOf("decode", one, options) };
+}
+
+/** One row of scores. In a loop the last layer cannot do less than the others, so only what follows runs on that row. */
+function scoreOne(g: Graph, scanLayers: boolean): Graph {
+  if (!scanLayers) return lastLogits({ row: "given" }).run(g);
+  const ends = findLoop(g).carried.map(({ after }, i) => [`layers.${i}`, after] as const);
+  const kept = g.with({ outputs: { ...g.outputs, ...Object.fromEntries(ends) } });
+  const { outputs, ...scored } = lastLogits({ row: "given" }).run(kept);
+  const own = Object.entries(outputs).filter(([name]) => !ends.some(([end]) => end === name));
+  return new Graph(g.name, { ...scored, outputs: Object.fromEntries(own) });
 }
 
 /** Writes the modules as text and for JAX, the weights, and a program that runs them. */
@@ -64,7 +83,8 @@ export async function emit(request: EmitRequest, options: EmitOptions): Promise<
   }
   files.push(await writeFileHashed(dir, "run.py", runPy));
   files.push(await writeFileHashed(dir, "README.md", readme(options)));
-  files.push(await writeWeights(request));
+  const order = modules.decode.args.flatMap((a) => (a.group === "weights" ? (a.stack ?? [a.name]) : []));
+  files.push(await writeWeights(request, order));
   return {
     files,
     activations: common(modules.prefill.activations, modules.decode.activations),
@@ -80,11 +100,12 @@ const common = (a: Names, b: Names): Names =>
 /** A module as the manifest tells of it. */
 export const described = (name: string, { args, results }: Module): ModuleInterface => ({
   file: `${name}.jaxexp`,
-  args: args.map(({ group, name, type }) => ({
+  args: args.map(({ group, name, type, stack }) => ({
     group,
     name,
     dtype: type.dtype,
     shape: type.shape.map(Number),
+    ...(stack && { stack }),
   })),
   results: results.map(({ name, type, over }) => ({
     name,

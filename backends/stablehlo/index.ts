@@ -17,6 +17,7 @@ const usual = {
   batch: 1,
   prefill: 256,
   rows: 1,
+  scanLayers: false,
   arithmetic: "f32",
   capacity: 4096,
 } as const;

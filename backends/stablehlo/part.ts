@@ -39,7 +39,7 @@ export async function openPieces(dir: string, facts: ModelFacts, ids: readonly n
         if (value) return { dtype: type.dtype, shape: type.shape.map(Number), data: padded(value, type) };
         if (inputs[name]) return inputs[name];
         if (name.startsWith("past_key_values.")) return { zeros: type.shape.map(Number), dtype: type.dtype };
-        return { weight: name, rows: Number(type.shape[0] ?? 0) };
+        return { weight: name, shape: type.shape.map(Number) };
       });
       const out = await worker.run({ module: "part", args, fetch: wanted.map((_, i) => i) });
       await worker.clear();

@@ -20,7 +20,10 @@ export async function openSession(
   dir: string,
   { facts, modules, watch = {} }: OpenOptions,
 ): Promise<Session> {
-  const { prefill, decode } = modules;
+  const watched = Object.entries(watch);
+  const { prefill, decode: stacked } = modules;
+  // With its inner values in sight, the text has no loop.
+  const decode = stacked && (watched.length > 0 ? apart(stacked) : stacked);
   if (!prefill || !decode)
     throw new UserError(
       "input",
@@ -29,7 +32,6 @@ export async function openSession(
     );
   const worker = await Worker.start();
   await worker.weights(join(dir, weightsFile));
-  const watched = Object.entries(watch);
   const types = new Map<string, TensorType>();
   const widths = new Map<string, number>();
   const load = async (name: string, m: ModuleInterface, inner: readonly string[]) => {
@@ -50,7 +52,8 @@ export async function openSession(
         after.map(Number).reduce((a, b) => a * b, 1),
       );
     }
-    const results = [...main.results, ...inner.map((v) => ({ name: v, type: main.typeOf(v) }))];
+    const own = m.results.map((r) => ({ name: r.name, type: typeOf(r.dtype, r.shape) }));
+    const results = [...own, ...inner.map((v) => ({ name: v, type: main.typeOf(v) }))];
     const text = main.watching(inner);
     const blob = exportedBlob({ name, text, args, results, ...flatTrees({ args, results }) });
     const donate = m.args.flatMap((a, i) => (a.group === "caches" ? [i] : []));
@@ -59,9 +62,10 @@ export async function openSession(
   const shapeOf = (m: ModuleInterface, name: string) => m.args.find((a) => a.name === name)?.shape ?? [];
   const [batch = 1, chunk = 1] = shapeOf(prefill, "tokens");
   const caches = decode.args.filter((a) => a.group === "caches");
-  const slots = Math.max(...caches.map((a) => a.shape[2] ?? 0));
+  const slotsOf = (a: (typeof caches)[number]) => a.shape.at(-2) ?? 0;
+  const slots = Math.max(...caches.map(slotsOf));
   /** A ring would lose to the padding what it must keep. */
-  const pads = caches.every((a) => a.shape[2] === slots);
+  const pads = caches.every((a) => slotsOf(a) === slots);
   try {
     await load(
       "decode",
@@ -94,7 +98,8 @@ export async function openSession(
       last: int32([], [real - 1]),
     };
     const args = m.args.map((a): Arg => {
-      if (a.group === "weights") return { weight: a.name };
+      if (a.group === "weights")
+        return { weight: a.name, shape: a.shape, ...(a.stack && { stack: a.stack }) };
       if (a.group === "caches") return fed === 0 ? { zeros: a.shape, dtype: a.dtype } : { state: a.name };
       return inputs[a.name] as Arg;
     });
@@ -156,6 +161,22 @@ export async function openSession(
       }),
     );
   }
+}
+
+/** A module without its loop: what it holds of all layers comes as one of each. */
+function apart({ file, args, results }: ModuleInterface): ModuleInterface {
+  const stacks = new Map(args.flatMap((a) => (a.stack ? [[a.name, a.stack] as const] : [])));
+  const one = (shape: readonly number[]) => [1, ...shape.slice(1)];
+  return {
+    file,
+    args: args.flatMap(({ stack, ...a }) =>
+      stack ? stack.map((name) => ({ ...a, name, shape: one(a.shape) })) : [a],
+    ),
+    results: results.flatMap((r) => {
+      const stack = r.over === undefined ? undefined : stacks.get(r.over);
+      return stack ? stack.map((over) => ({ ...r, name: over, shape: one(r.shape), over })) : [r];
+    }),
+  };
 }
 
 const typeOf = (dtype: DType, shape: readonly number[]) => new TensorType(dtype, shape);

@@ -1,4 +1,4 @@
-import type { Graph } from "../../ir/graph.ts";
+import type { Value } from "../../ir/graph.ts";
 import type { DType } from "../../ir/type.ts";
 import type { EmitRequest, EmittedFile } from "../backend.ts";
 import { HashedFile } from "../files.ts";
@@ -6,16 +6,20 @@ import { byteLength, WeightStream } from "../stream/index.ts";
 
 export const weightsFile = "model.safetensors";
 
-/** The graph's weights in one safetensors file: https://github.com/huggingface/safetensors#format. They stream through. */
-export async function writeWeights(request: EmitRequest): Promise<EmittedFile> {
-  const weights = request.graph.weights();
+/**
+ * The graph's weights in one safetensors file, in the order of `names`: https://github.com/huggingface/safetensors#format.
+ * They stream through.
+ */
+export async function writeWeights(request: EmitRequest, names: readonly string[]): Promise<EmittedFile> {
+  const byName = new Map(request.graph.weights().map((w) => [String(w.attrs.name), w]));
+  const weights = names.map((name) => byName.get(name) as Value);
   const file = await HashedFile.create(request.dir, weightsFile);
   const nonFinite = (name: string) =>
     request.warn(`weight ${name} holds NaN or infinity; the model's answers will too`);
   const stream = new WeightStream(request.graph, request.weights, nonFinite);
   let done = false;
   try {
-    await file.write(weightsHeader(request.graph));
+    await file.write(weightsHeader(weights));
     for (const w of weights)
       for await (const block of stream.blocks(w)) {
         await file.write(block);
@@ -30,9 +34,9 @@ export async function writeWeights(request: EmitRequest): Promise<EmittedFile> {
 }
 
 /** What the file begins with: its own length, and where each weight lies. */
-export function weightsHeader(graph: Graph): Uint8Array {
+export function weightsHeader(weights: readonly Value[]): Uint8Array {
   let at = 0;
-  const entries = graph.weights().map((w) => {
+  const entries = weights.map((w) => {
     const begin = at;
     at += byteLength(w);
     const entry = { dtype: spelled(w.dtype), shape: w.shape.map(Number), data_offsets: [begin, at] };

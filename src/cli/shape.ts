@@ -10,6 +10,7 @@ export interface ShapeFlags {
   prefill?: number;
   arithmetic?: "f32" | "bf16";
   padRows?: number;
+  scanLayers?: boolean;
   mesh?: string;
 }
 
@@ -38,12 +39,16 @@ export const addShapeOptions = (command: Command): Command =>
       "stablehlo: pad products of fewer rows, as 8 on a TPU (default: 1)",
       integer(1, 64),
     )
+    .option(
+      "--scan-layers",
+      "stablehlo: layers as turns of a loop, so that XLA compiles one of them, however many there are",
+    )
     .option("--mesh <axes>", "stablehlo: devices to run on, as in data=2,model=4", meshText);
 
 /** The target options that these flags set. */
 export const shapeOptions = (flags: ShapeFlags): TargetOptions => {
-  const { batch, capacity, prefill, arithmetic, padRows: rows, mesh } = flags;
-  return defined({ batch, capacity, prefill, arithmetic, rows, mesh });
+  const { batch, capacity, prefill, arithmetic, padRows: rows, scanLayers, mesh } = flags;
+  return defined({ batch, capacity, prefill, arithmetic, rows, scanLayers, mesh });
 };
 
 /** Reads a batch size, which is fixed when the model is compiled. */

@@ -1,3 +1,4 @@
+import { longestRepeat, type Repeat } from "../../repeat.ts";
 import type { Buffer, Line, Piece, Ref } from "./line.ts";
 
 /** A line that is laid out: what it says, and whether all threads meet before it. */
@@ -6,34 +7,11 @@ export interface Placed {
   readonly meet: boolean;
 }
 
-/** Lines [from, from + period · times) are the same thing again and again, over other weights, caches and numbers. */
-export interface Repeat {
-  readonly from: number;
-  readonly period: number;
-  readonly times: number;
-}
-
-/** The longest repetition in a program; undefined when there is none worth a loop. */
-export function findLayers(lines: readonly Line[], offsets: ReadonlyMap<Buffer, number>): Repeat | undefined {
-  const keys = lines.map((line) => shape(line, offsets));
-  let best: Repeat | undefined;
-  const covered = (r: Repeat | undefined) => (r ? r.period * r.times : 0);
-  for (let period = 1; period <= keys.length / 2; period++) {
-    // Runs of lines that equal the line one period later.
-    for (let from = 0, length = 0; from + length + period <= keys.length; ) {
-      if (from + length + period < keys.length && keys[from + length] === keys[from + length + period])
-        length++;
-      else {
-        const times = Math.floor(length / period) + 1;
-        const found = { from, period, times };
-        if (times > 1 && period > 2 && covered(found) > covered(best)) best = found;
-        from += length + 1;
-        length = 0;
-      }
-    }
-  }
-  return best;
-}
+/** The longest repetition in a program, over other weights, caches and numbers; undefined when there is none. */
+export const findLayers = (
+  lines: readonly Line[],
+  offsets: ReadonlyMap<Buffer, number>,
+): Repeat | undefined => longestRepeat(lines.map((line) => shape(line, offsets)));
 
 /** What lines of different layers have in common. */
 function shape(line: Line, offsets: ReadonlyMap<Buffer, number>): string {

@@ -1,6 +1,7 @@
 import type { Dim } from "../../../ir/dim.ts";
+import type { Repeat } from "../../repeat.ts";
 import { printDim } from "./dims.ts";
-import { columnsOf, findLayers, type Repeat } from "./layers.ts";
+import { columnsOf, findLayers } from "./layers.ts";
 import type { Buffer, Line, Piece, Ref, Shown } from "./line.ts";
 import { layOutMemory, meetings } from "./memory.ts";
 import { inWaves } from "./order.ts";

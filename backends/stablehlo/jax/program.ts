@@ -24,17 +24,19 @@ except ImportError as e:
 DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i32": np.int32, "i8": np.int8, "u8": np.uint8, "bool": np.bool_}
 
 
-def read_weights(path):
-    """name -> array over the file, which stays on disk."""
+def open_weights(path):
+    """A function from names of tensors that follow one another to an array over the file, which stays on disk."""
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
         header = json.loads(f.read(size))
     data = np.memmap(path, np.uint8, "r", 8 + size) if header else None
-    out = {}
-    for name, t in header.items():
-        begin, end = t["data_offsets"]
-        out[name] = data[begin:end].view(DTYPES[t["dtype"].lower()]).reshape(t["shape"])
-    return out
+
+    def read(names, shape):
+        first, last = header[names[0]], header[names[-1]]
+        flat = data[first["data_offsets"][0] : last["data_offsets"][1]]
+        return flat.view(DTYPES[first["dtype"].lower()]).reshape(shape)
+
+    return read
 
 
 class Model:
@@ -50,10 +52,11 @@ class Model:
             self.calls[name] = jax.jit(exported.call, donate_argnums=(1,))
             if name == "decode":
                 self.place(exported)
-        stored = read_weights(os.path.join(folder, "model.safetensors"))
-        self.weights = {a["name"]: jax.device_put(stored[a["name"]], s) for a, s in self.of("weights")}
+        read = open_weights(os.path.join(folder, "model.safetensors"))
+        stored = lambda a: read(a.get("stack", [a["name"]]), a["shape"])
+        self.weights = {a["name"]: jax.device_put(stored(a), s) for a, s in self.of("weights")}
         self.capacity = self.manifest["facts"]["context"]
-        rings = [a for a, _ in self.of("caches") if a["shape"][2] < self.capacity]
+        rings = [a for a, _ in self.of("caches") if a["shape"][-2] < self.capacity]
         self.pads = not rings  # a ring would lose what it must keep to the padding
         self.reset()
 
@@ -76,7 +79,7 @@ class Model:
         return [(a, s) for a, s in zip(self.args, self.shardings) if a["group"] == group]
 
     def reset(self):
-        self.caches = {a["name"]: jax.device_put(np.zeros(a["shape"], DTYPES[a["dtype"]]), s) for a, s in self.of("caches")}
+        self.caches = {a["name"]: jnp.zeros(a["shape"], DTYPES[a["dtype"]], device=s) for a, s in self.of("caches")}
         self.fed = 0
 
     def feed(self, ids):

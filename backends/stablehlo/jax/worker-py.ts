@@ -13,7 +13,7 @@ from jax import export
 DTYPES = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "i32": np.int32, "i8": np.int8, "u8": np.uint8, "bool": np.bool_}
 source, sink = sys.stdin.buffer, sys.stdout.buffer
 sys.stdout = sys.stderr
-stored, placed, state, modules = {}, {}, {}, {}
+file, stored, placed, state, modules = {}, {}, {}, {}, {}
 
 
 def answer(header, body=b""):
@@ -25,21 +25,23 @@ def answer(header, body=b""):
 def weights(path):
     with open(path, "rb") as f:
         size = int.from_bytes(f.read(8), "little")
-        header = json.loads(f.read(size))
-    for name, t in header.items():
-        begin, end = t["data_offsets"]
-        dtype = DTYPES[t["dtype"].lower()]
-        flat = np.memmap(path, np.uint8, "r", 8 + size + begin, end - begin) if end > begin else np.zeros(0, np.uint8)
-        stored[name] = flat.view(dtype).reshape(t["shape"])
+        stored.clear()
+        stored.update(json.loads(f.read(size)))
+    file["data"] = np.memmap(path, np.uint8, "r", 8 + size) if stored else None
+
+
+def weight(names, shape):
+    """What lies from the first name to the last, in this shape: all of it, or its first rows."""
+    first, last = stored[names[0]], stored[names[-1]]
+    flat = file["data"][first["data_offsets"][0] : last["data_offsets"][1]].view(DTYPES[first["dtype"].lower()])
+    return flat[: int(np.prod(shape))].reshape(shape)
 
 
 def argument(a, body):
     if "weight" in a:
-        name, whole = a["weight"], stored[a["weight"]]
-        if "rows" in a and whole.ndim and a["rows"] < len(whole):
-            return whole[: a["rows"]]
+        name = a["weight"]
         if name not in placed:
-            placed[name] = jax.device_put(whole)
+            placed[name] = jax.device_put(weight(a.get("stack", [name]), a["shape"]))
         return placed[name]
     if "state" in a:
         return state[a["state"]]

@@ -3,9 +3,12 @@ import { UserError } from "../../../ir/error.ts";
 import type { DType } from "../../../ir/type.ts";
 import { workerPy } from "./worker-py.ts";
 
-/** An argument of a call: a weight of the file or its first rows, a value that an earlier call left, or a tensor given here. */
+/**
+ * An argument of a call: a weight of the file, as it is or as the only one of several, or its first rows; several weights
+ * that follow one another there; a value that an earlier call left; or a tensor given here.
+ */
 export type Arg =
-  | { readonly weight: string; readonly rows?: number }
+  | { readonly weight: string; readonly shape: readonly number[]; readonly stack?: readonly string[] }
   | { readonly state: string }
   | { readonly zeros: readonly number[]; readonly dtype: DType }
   | { readonly dtype: DType; readonly shape: readonly number[]; readonly data: Uint8Array };

@@ -28,21 +28,31 @@ export class Body {
   readonly #values = new Map<Value, Ssa>();
   readonly #constants = new Map<string, Ssa>();
   readonly #origins: ReadonlyMap<Value, string>;
-  readonly #taken = new Set<string>();
-  #next = 0;
+  readonly #around: Body | undefined;
+  readonly #names: { readonly taken: Set<string>; next: number };
   #anonymous = false;
 
-  constructor(tuning: Tuning, outline: Outline, origins: ReadonlyMap<Value, string> = new Map()) {
+  constructor(
+    tuning: Tuning,
+    outline: Outline,
+    origins: ReadonlyMap<Value, string> = new Map(),
+    around?: Body,
+  ) {
     this.tuning = tuning;
     this.outline = outline;
     this.#origins = origins;
+    this.#around = around;
+    this.#names = around ? around.#names : { taken: new Set(), next: 0 };
   }
 
-  /** Declare an argument of the function. */
-  argument(v: Value, name: string): Ssa {
-    const made = { name: `%${this.#unique(identifier(name))}`, type: v.type };
-    this.#values.set(v, made);
-    return made;
+  /** A region of this function: it sees what has been written so far, and keeps its own lines to itself. */
+  within(origins: ReadonlyMap<Value, string>): Body {
+    return new Body(this.tuning, this.outline, origins, this);
+  }
+
+  /** A value that no line makes: an argument of the function or of a region. */
+  called(name: string, type: TensorType): Ssa {
+    return { name: `%${this.#unique(identifier(name))}`, type };
   }
 
   define(v: Value, made: Ssa): void {
@@ -50,13 +60,14 @@ export class Body {
   }
 
   has(v: Value): boolean {
-    return this.#values.has(v);
+    return this.#values.has(v) || (this.#around?.has(v) ?? false);
   }
 
   /** What has been written for `v`. */
   of(v: Value): Ssa {
     const found = this.#values.get(v);
     if (found) return found;
+    if (this.#around?.has(v)) return this.#around.of(v);
     if (v.op === constant) return this.splat(Number(v.attrs.value), typed(v.dtype, []));
     throw new Error(`${v.op.name} : ${v.type} is used before it is written`);
   }
@@ -70,9 +81,13 @@ export class Body {
   /** One number all over. */
   splat(value: number, type: TensorType): Ssa {
     const text = `stablehlo.constant dense<${literal(value, type.dtype)}> : ${tensorType(type)}`;
-    const known = this.#constants.get(text) ?? this.line(text, type);
+    const known = this.#constant(text) ?? this.line(text, type);
     this.#constants.set(text, known);
     return known;
+  }
+
+  #constant(text: string): Ssa | undefined {
+    return this.#constants.get(text) ?? (this.#around ? this.#around.#constant(text) : undefined);
   }
 
   /** Axes are matched from the last one; `onto` says where each goes instead. */
@@ -163,7 +178,7 @@ export class Body {
   /** One line, which makes a value. It is called after `v`'s origin when it is `v`. */
   line(text: string, type: TensorType, v?: Value): Ssa {
     const origin = v && !this.#anonymous && this.#origins.get(v);
-    const name = `%${origin ? this.#unique(identifier(origin)) : this.#next++}`;
+    const name = `%${origin ? this.#unique(identifier(origin)) : this.#names.next++}`;
     this.lines.push(`${name} = ${text}`);
     return { name, type };
   }
@@ -178,8 +193,8 @@ export class Body {
 
   #unique(name: string): string {
     let free = name;
-    for (let n = 1; this.#taken.has(free); n++) free = `${name}_${n}`;
-    this.#taken.add(free);
+    for (let n = 1; this.#names.taken.has(free); n++) free = `${name}_${n}`;
+    this.#names.taken.add(free);
     return free;
   }
 }

@@ -10,6 +10,9 @@ import { constant, param } from "../../../ir/ops/index.ts";
 import type { TensorType } from "../../../ir/type.ts";
 import { checkDivides, devices } from "../../../passes/specialize/shard.ts";
 import type { Emit } from "../../backend.ts";
+import { findLoop, type Loop, type Stack } from "../layers/find.ts";
+import { nameOfOne } from "../layers/names.ts";
+import { writeLoop } from "../layers/write.ts";
 import { Body, type Ssa, type Tuning } from "./body.ts";
 import { axesText, identifier, meshText, tensorType } from "./dialect.ts";
 
@@ -19,6 +22,8 @@ export interface Argument {
   readonly group: "weights" | "caches" | "inputs";
   readonly name: string;
   readonly type: TensorType;
+  /** The tensors of the weights' file that it holds, along its first axis, where they are several. */
+  readonly stack?: readonly string[];
   /** How it is cut over the mesh; whole on every device where there is a mesh and this says nothing. */
   readonly sharding?: Sharding;
 }
@@ -49,6 +54,8 @@ export type Table = Readonly<Record<string, Emit<Body>>>;
 export interface Writer {
   readonly table: Table;
   readonly named: Emit<Body>;
+  /** Whether layers that are alike are turns of a loop. */
+  readonly scanLayers: boolean;
   /** Lowers what stands for a composite to what the table has. */
   lower(v: Value): Value;
   readonly tuning: Tuning;
@@ -58,13 +65,23 @@ export interface Writer {
 export function writeModule(name: string, g: Graph, writer: Writer): Module {
   const outlines = new Outlines(writer);
   const body = new Body(writer.tuning, (v) => outlines.name(v), g.origins);
-  const { args, results } = interfaceOf(g);
+  const loop = writer.scanLayers ? findLoop(g) : undefined;
+  const { args, results } = interfaceOf(g, loop);
   for (const [v, sharding] of g.mesh ? g.shardings : []) checkDivides(v, sharding, g.mesh ?? {});
   const params = new Map([...g.inputs, ...g.weights()].map((v) => [String(v.attrs.name), v]));
-  const declared = args.map((a) => body.argument(params.get(a.name) as Value, a.name));
+  const declared = args.map((a) => {
+    const made = body.called(a.name, a.type);
+    const param = params.get(a.name);
+    if (param) body.define(param, made);
+    return made;
+  });
   derivePositions(body, g);
-  translate(body, g.values(), writer, g.shardings);
-  const outputs = results.map(({ name }) => body.of(g.outputs[name] as Value));
+  const write = (b: Body, values: readonly Value[]) => translate(b, values, writer, g.shardings);
+  write(body, loop ? loop.before : g.values());
+  const stacks = new Map(args.map((a, i) => [a.name, declared[i] as Ssa]));
+  const kept = loop && writeLoop(body, loop, stacks, write);
+  if (loop) write(body, loop.after);
+  const outputs = results.map(({ name }) => kept?.get(name) ?? body.of(g.outputs[name] as Value));
   const over = new Map(results.map((r, i) => [r.over, i]));
   const cut = (sharding: Sharding | undefined) =>
     g.mesh && sharding ? [`sdy.sharding = #sdy.sharding<@mesh, ${axesText(sharding)}>`] : [];
@@ -92,44 +109,72 @@ export function writeModule(name: string, g: Graph, writer: Writer): Module {
     "}",
     "",
   ].join("\n");
-  const reached = [...g.origins].filter(([v]) => body.has(v));
+  const reached = [...g.origins].flatMap(([v, origin]) =>
+    body.has(v) ? [[origin, body.of(v).name] as const] : [],
+  );
+  const looped = [...(loop?.origins.values() ?? [])].flatMap(({ all, each }) =>
+    each.map((origin, n) => [origin, nameOfOne(`%${identifier(all)}`, n)] as const),
+  );
   return {
     text,
     args,
     results,
     mesh: g.mesh,
-    activations: Object.fromEntries(reached.map(([v, origin]) => [origin, body.of(v).name])),
+    activations: Object.fromEntries([...reached, ...looped]),
   };
 }
 
 /** Weights and caches by name, as tables are flattened; then the other inputs. Results likewise, caches last. */
-function interfaceOf(g: Graph): Interface {
+function interfaceOf(g: Graph, loop: Loop | undefined): Interface {
   const overwritten = new Map(Object.entries(g.aliases).map(([output, input]) => [input, output]));
+  for (const { name, next } of loop?.caches ?? []) overwritten.set(name, next);
   const derived = positionsOf(g);
   const placed = (v: Value | undefined) => {
     const sharding = v && g.shardings.get(v);
     return sharding ? { sharding } : {};
   };
   const byName = (a: { name: string }, b: { name: string }) => (a.name < b.name ? -1 : 1);
-  const argument = (group: Argument["group"]) => (v: Value) => ({
+  const stacked = new Set([...(loop?.weights ?? []), ...(loop?.caches ?? [])].flatMap((s) => s.members));
+  const single = (group: Argument["group"]) => (v: Value) => ({
     group,
     name: String(v.attrs.name),
     type: v.type,
     ...placed(v),
   });
-  const inputs = g.inputs.filter((v) => v !== derived?.positions);
+  const several =
+    (group: Argument["group"]) =>
+    ({ name, members }: Stack) => {
+      const { type, sharding } = { sharding: undefined, ...single(group)(members[0] as Value) };
+      const stack = members.map((v) => String(v.attrs.name));
+      const all = type.with({ shape: [members.length, ...type.shape] });
+      return { group, name, type: all, stack, ...(sharding && { sharding: [undefined, ...sharding] }) };
+    };
+  const inputs = g.inputs.filter((v) => v !== derived?.positions && !stacked.has(v));
   const isCache = (v: Value) => overwritten.has(String(v.attrs.name));
-  const caches = inputs.filter(isCache).map(argument("caches")).sort(byName);
-  const args = [
-    ...g.weights().map(argument("weights")).sort(byName),
-    ...caches,
-    ...inputs.filter((v) => !isCache(v)).map(argument("inputs")),
-  ];
+  const caches = [
+    ...inputs.filter(isCache).map(single("caches")),
+    ...(loop?.caches ?? []).map(several("caches")),
+  ].sort(byName);
+  const weights = [
+    ...g
+      .weights()
+      .filter((v) => !stacked.has(v))
+      .map(single("weights")),
+    ...(loop?.weights ?? []).map(several("weights")),
+  ].sort(byName);
+  const args = [...weights, ...caches, ...inputs.filter((v) => !isCache(v)).map(single("inputs"))];
+  const over = new Set(caches.map((c) => overwritten.get(c.name)));
+  const own = new Set(loop?.caches.flatMap((c) => c.outputs));
   const results: Result[] = [
     ...Object.entries(g.outputs)
-      .filter(([name]) => g.aliases[name] === undefined)
+      .filter(([name]) => !over.has(name) && !own.has(name))
       .map(([name, v]) => ({ name, type: v.type, ...placed(v) })),
-    ...caches.map((c) => ({ ...c, name: overwritten.get(c.name) as string, over: c.name })),
+    ...caches.map(({ name, type, ...c }) => ({
+      name: overwritten.get(name) as string,
+      type,
+      ...("sharding" in c && c.sharding && { sharding: c.sharding }),
+      over: name,
+    })),
   ];
   return { args, results };
 }
@@ -197,7 +242,11 @@ class Outlines {
     const operands = v.inputs.map((i, n) => param({ name: v.op.inputs[n] as string, type: i.type }));
     const meaning = this.#writer.lower(v.op.decompose?.(operands, v.attrs) as Value);
     const body = new Body(this.#writer.tuning, (inner) => this.name(inner));
-    const args = operands.map((p) => body.argument(p, String(p.attrs.name)));
+    const args = operands.map((p) => {
+      const made = body.called(String(p.attrs.name), p.type);
+      body.define(p, made);
+      return made;
+    });
     translate(body, postorder([meaning]), this.#writer);
     const result: Ssa = body.of(meaning);
     const inputs = args.map((a) => `${a.name}: ${tensorType(a.type)}`).join(", ");

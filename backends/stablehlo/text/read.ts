@@ -1,4 +1,5 @@
 import { type DType, TensorType } from "../../../ir/type.ts";
+import { unrolled } from "../layers/unroll.ts";
 import { element, tensorType } from "./dialect.ts";
 import type { Argument, Interface } from "./module.ts";
 
@@ -12,11 +13,14 @@ const onOneDevice = (text: string): string =>
   text
     .replace(/mhlo\.num_partitions = \d+/, "mhlo.num_partitions = 1")
     .replace(/^ {2}sdy\.mesh .*\n/m, "")
+    .replace(/, sdy\.sharding = #sdy\.sharding<@mesh, \[[^\]]*\]>/g, "")
+    .replace(/sdy\.sharding = #sdy\.sharding<@mesh, \[[^\]]*\]>(?:, )?/g, "")
+    .replace(/(tensor<[^>]*>) \{\}/g, "$1")
     .replace(/sdy\.sharding_constraint (\S+) <@mesh, .*> : (.*)$/gm, "stablehlo.convert $1 : ($2) -> $2");
 
 /**
- * The main function of a module that `writeModule` wrote, line by line, for one device. Throws SyntaxError for any
- * other text.
+ * The main function of a module that `writeModule` wrote, line by line, for one device; the turns of a loop over layers
+ * are written out, each with its own values. Throws SyntaxError for any other text.
  */
 export class MainFunction {
   readonly args: readonly Named[];
@@ -25,6 +29,8 @@ export class MainFunction {
   readonly #donated: ReadonlyMap<string, string>;
   readonly #lines = new Map<string, string>();
   readonly #rest: string;
+  /** The text as it came, without names for results. */
+  readonly #whole: string;
 
   constructor(written: string) {
     const text = onOneDevice(written);
@@ -34,22 +40,26 @@ export class MainFunction {
       );
     if (!m) throw new SyntaxError("the text is no module that gemmac wrote");
     const [, head, args, body, returned, rest] = m as unknown as string[];
+    this.#whole = text.replace(/ \{jax\.result_info = "[^"]*"\}/g, "");
     this.#head = [head as string];
     this.#rest = rest as string;
     const donated = new Map<string, string>();
-    this.args = (args as string).split(",\n").map((line) => {
+    const declared = (args as string).split(",\n").map((line) => {
       const [, name, type, attributes] = /^ *(%[^:]+): (tensor<[^>]*>)(.*)$/.exec(line) ?? [];
       if (!name || !type) throw new SyntaxError(`${line} is no argument`);
       if (attributes?.includes("tf.aliasing_output")) donated.set(name, attributes);
-      return { name, type: readType(type) };
+      return { name, type };
     });
     this.#donated = donated;
-    for (const line of (body as string).split("\n")) {
-      const name = /^ *(%\S+) = /.exec(line)?.[1];
+    const lines = (body as string).split("\n").map((line) => line.slice(4));
+    const flat = unrolled({ args: declared, lines, results: (returned as string).split(", ") });
+    this.args = flat.args.map(({ name, type }) => ({ name, type: readType(type) }));
+    for (const line of flat.lines) {
+      const name = /^(%\S+) = /.exec(line)?.[1];
       if (!name) throw new SyntaxError(`${line} makes no value`);
-      this.#lines.set(name, line);
+      this.#lines.set(name, `    ${line}`);
     }
-    this.results = (returned as string).split(", ").map((name) => ({ name, type: this.typeOf(name) }));
+    this.results = flat.results.map((name) => ({ name, type: this.typeOf(name) }));
   }
 
   /** The type of a value or an argument. */
@@ -61,8 +71,9 @@ export class MainFunction {
     return readType(type);
   }
 
-  /** The whole, with inner values handed out after its results. */
+  /** The whole, with inner values handed out after its results. Without any it stays as it was written. */
   watching(names: readonly string[]): string {
+    if (names.length === 0) return this.#whole;
     const results = [...this.results, ...names.map((name) => ({ name, type: this.typeOf(name) }))];
     return this.#print(this.args, [...this.#lines.values()], results, true);
   }
