@@ -40,9 +40,6 @@ const inXla = async (dir: string, name: string, scanLayers: boolean) => {
   const options = { targets: ["stablehlo"], out, capacity: 128, prefill: 16, scanLayers, verify: false };
   return (await compile(dir, options)).out;
 };
-    return (await compile(dir, options)).out;
-  },
-};
 const cc = await compiler();
 if (!cc) console.warn("SKIPPED: the goldens of c, because there is no C compiler");
 const cuda = await cudaHere();

@@ -87,6 +87,8 @@ function planOf(g: Graph, mesh: Mesh): (v: Value) => Sharding | undefined {
       const [rows] = ofWeight(weightName(w)) ?? [];
       return ["data", ...v.shape.slice(2).map(() => undefined), rows === "fsdp" ? undefined : rows];
     }
+    // What bounds the scores leaves them where they are.
+    if (v === g.outputs.logits) return ["data", ...v.shape.slice(2).map(() => undefined), "model"];
     if (gather.of(v) || quant_gather.of(v))
       return v.shape.map((_, axis) => (axis === 0 ? "data" : undefined));
     return undefined;

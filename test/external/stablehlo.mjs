@@ -53,7 +53,7 @@ const cases = [
     model,
     other: { mesh: "data=2,model=2" },
     off: close,
-    collectives: { "all-reduce": megatron(model)["all-reduce"] },
+    collectives: megatron(model),
   })),
   // Layers as a loop: its body stands once, whatever the number of turns.
   ...["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3"].map((model) => ({

@@ -57,9 +57,11 @@ class Artifact:
         for name, module in self.manifest["modules"].items():
             with open(os.path.join(folder, module["file"]), "rb") as f:
                 e = export.deserialize(bytearray(f.read()))
-            places = e.in_shardings_jax(jax.sharding.Mesh(grid, list(mesh))) if mesh else [None] * len(e.in_avals)
+            on = mesh and jax.sharding.Mesh(grid, list(mesh))
+            places = e.in_shardings_jax(on) if mesh else [None] * len(e.in_avals)
             self.args[name] = list(zip(module["args"], places))
-            self.calls[name] = jax.jit(e.call, donate_argnums=(1,))
+            left = jax.tree.unflatten(e.out_tree, e.out_shardings_jax(on)) if mesh else None
+            self.calls[name] = jax.jit(e.call, donate_argnums=(1,), out_shardings=left)
         read = open_weights(folder)
         self.weights = {a["name"]: jax.device_put(read(a), p) for a, p in self.of("decode", "weights")}
         self.caches = {a["name"]: jnp.zeros(a["shape"], DTYPES[a["dtype"]], device=p) for a, p in self.of("decode", "caches")}

@@ -46,12 +46,15 @@ class Model:
         self.manifest = json.load(open(os.path.join(folder, "manifest.json")))
         self.args = self.manifest["modules"]["decode"]["args"]
         self.batch, self.chunk = self.shape("decode", "tokens")[0], self.shape("prefill", "tokens")[1]
-        self.calls, self.placed = {}, None
+        self.calls = {}
         for name, module in self.manifest["modules"].items():
             exported = export.deserialize(bytearray(open(os.path.join(folder, module["file"]), "rb").read()))
-            self.calls[name] = jax.jit(exported.call, donate_argnums=(1,))
+            mesh = self.mesh(exported.nr_devices)
+            # What comes out where is said too, so that each cache takes over its own memory.
+            places = mesh and jax.tree.unflatten(exported.out_tree, exported.out_shardings_jax(mesh))
+            self.calls[name] = jax.jit(exported.call, donate_argnums=(1,), out_shardings=places)
             if name == "decode":
-                self.place(exported)
+                self.shardings = exported.in_shardings_jax(mesh) if mesh else [None] * len(self.args)
         read = open_weights(os.path.join(folder, "model.safetensors"))
         stored = lambda a: read(a.get("stack", [a["name"]]), a["shape"])
         self.weights = {a["name"]: jax.device_put(stored(a), s) for a, s in self.of("weights")}
@@ -63,17 +66,14 @@ class Model:
     def shape(self, module, name):
         return next(a["shape"] for a in self.manifest["modules"][module]["args"] if a["name"] == name)
 
-    def place(self, exported):
-        """Where each argument goes: over the mesh that the module was compiled for, or on the first device."""
-        mesh = self.manifest.get("mesh")
-        if not mesh:
-            self.shardings = [None] * len(self.args)
-            return
-        count = exported.nr_devices
+    def mesh(self, count):
+        """The devices that the modules were compiled for, as a grid; None for one device."""
+        axes = self.manifest.get("mesh")
+        if not axes:
+            return None
         if jax.device_count() < count:
             stop(f"the artifact is for {count} devices, and JAX finds {jax.device_count()}", "compile it for another --mesh")
-        grid = np.array(jax.devices()[:count]).reshape(list(mesh.values()))
-        self.shardings = exported.in_shardings_jax(jax.sharding.Mesh(grid, list(mesh)))
+        return jax.sharding.Mesh(np.array(jax.devices()[:count]).reshape(list(axes.values())), list(axes))
 
     def of(self, group):
         return [(a, s) for a, s in zip(self.args, self.shardings) if a["group"] == group]
