@@ -7,10 +7,10 @@ import { UserError } from "../ir/error.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { primitives } from "../ir/ops/index.ts";
 import { passes } from "../passes/index.ts";
-import { isCache } from "../passes/kv-cache.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
 import { quantize } from "../passes/quantize.ts";
+import { holdsCodes } from "./artifact/clients.ts";
 import { type Manifest, manifestFile, manifestFormat } from "./artifact/manifest.ts";
 import { checkOut, makeFolder, partialPath, putInPlace } from "./artifact/output.ts";
 import { asksImportance, calibrationIds, measureImportance } from "./calibrate.ts";
@@ -112,8 +112,6 @@ export async function compile(checkpointDir: string, options: CompileOptions): P
   }
 }
 
-const holdsCodes = (v: Value): boolean => isCache(v) && v.dtype !== "f32";
-
 interface Job {
   readonly checkpoint: Checkpoint;
   readonly extras: readonly Extra[];
@@ -138,10 +136,6 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const weights = overlay(stored, await measureImportance(graph, legal, checkpoint.weights, calibration));
   checkStored(legal, weights);
   warnUnread(legal, job);
-  if (legal.inputs.some(holdsCodes))
-    warn(
-      "the caches hold 8-bit codes, which gemmac runs; transformers.js and onnxruntime-genai cannot feed them",
-    );
   const facts = factsOf(legal, source);
   const total = legal.weights().reduce((sum, w) => sum + byteLength(w), 0);
   let done = 0;
@@ -173,7 +167,14 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const compiled = hasSlots ? legalize(runPasses(graph, bare()).graph, backend) : legal;
   const made = { dir, activations, ...originals, compiled, laws, facts, weights };
   const proof = options.verify === false ? undefined : { ...made, ids: await proofIds(made, checkpoint) };
-  const sides = await target.beside({ checkpoint, facts, emitted: files, warn, ...(proof && { proof }) });
+  const sides = await target.beside({
+    checkpoint,
+    facts,
+    graph: legal,
+    emitted: files,
+    warn,
+    ...(proof && { proof }),
+  });
   const written: EmittedFile[] = [];
   for (const { path, content } of sides.files) written.push(await writeFileHashed(dir, path, content));
   const all = [...files, ...written, ...copied].sort((a, b) => (a.path < b.path ? -1 : 1));
@@ -216,7 +217,7 @@ async function proven(
 ): Promise<Proof | undefined> {
   try {
     const whole = await target.prove(request, twin);
-    const windows = !request.compiled.inputs.some(holdsCodes);
+    const windows = !holdsCodes(request.compiled);
     const fault = request.own ? await target.probe?.({ ...request, windows }) : undefined;
     const proof = fault ? failedBy(whole, fault) : whole;
     if (proof.ok) return proof;

@@ -3,7 +3,8 @@ import { c, openSession as openC } from "../backends/c/index.ts";
 import { cuda, gpuMissing, openSession as openCuda } from "../backends/cuda/index.ts";
 import { onnx, openSession as openOnnx, Parts, type WeightStorage } from "../backends/onnx/index.ts";
 import { openPieces, openSession as openStableHlo, stablehlo } from "../backends/stablehlo/index.ts";
-import { clientFiles, configFile } from "./artifact/clients.ts";
+import type { Graph } from "../ir/graph.ts";
+import { clientFiles, configFile, holdsCodes } from "./artifact/clients.ts";
 import { programFiles, type SideFile, selftestFile } from "./artifact/program.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
 import { clientFeeds } from "./verify/feeds.ts";
@@ -41,6 +42,8 @@ interface OpenOptions {
 interface SideRequest {
   readonly checkpoint: Checkpoint;
   readonly facts: ModelFacts;
+  /** What was emitted. */
+  readonly graph: Graph;
   readonly emitted: readonly EmittedFile[];
   readonly warn: (message: string) => void;
   /** What to prove the artifact by; absent when it will not be proven. */
@@ -82,9 +85,13 @@ export const targetTable = {
   onnx: {
     backend: onnx,
     open: openOnnx,
-    async beside({ checkpoint, facts, emitted }) {
+    async beside({ checkpoint, facts, graph, emitted, warn }) {
+      if (holdsCodes(graph))
+        warn(
+          "the caches hold 8-bit codes, which gemmac runs; transformers.js and onnxruntime-genai cannot feed them, so their files are left out",
+        );
       const dataFiles = emitted.filter((f) => f.path.includes("_data")).length;
-      const files = await clientFiles(checkpoint, facts, dataFiles);
+      const files = clientFiles(checkpoint, facts, graph, dataFiles);
       return { files: files.map(({ path, text }) => ({ path, content: text })) };
     },
     prove: (request) =>

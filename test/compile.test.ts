@@ -18,6 +18,7 @@ import { map, pass } from "../passes/pass.ts";
 import { parsePipeline } from "../passes/pipeline.ts";
 import { openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
+import { plan } from "../src/plan/plan.ts";
 import { verify } from "../src/verify/verify.ts";
 import { distance } from "./support/goldens.ts";
 
@@ -208,6 +209,24 @@ test.each([
     if (profile === "standard") expect(proof?.worst.share).toBeLessThan(1e-5);
     expect(await verify(out, tiny), profile).toMatchObject({ ok: true });
   }
+});
+
+test("caches of codes: clients that cannot feed them get no files of theirs, and C says what to leave out", async () => {
+  const insert = parsePipeline("quantize-cache");
+  const options = { targets: ["onnx"], out: join(fresh(), "out"), verify: false, insert };
+  const { out, targets, warnings } = await compile(tiny, options);
+  const files = targets[0]?.files.map((f) => f.path);
+  expect(files).toContain("config.json");
+  expect(files).not.toContain("genai_config.json");
+  expect(readFileSync(join(out, "config.json"), "utf8")).not.toContain("transformers.js");
+  expect(warnings.join()).toContain("8-bit codes");
+  const planned = await plan(tiny, { target: "onnx", insert, time: false });
+  expect(planned.artifact.files.map((f) => f.path).sort()).toEqual(files?.toSorted());
+  await expect(compile(tiny, { ...options, targets: ["c"], out: join(fresh(), "c") })).rejects.toMatchObject({
+    trouble: "input",
+    message: expect.stringContaining("past_key_values.0.key: its caches hold floats"),
+    next: expect.stringContaining("choose another target"),
+  });
 });
 
 test.each(["gemma1-mqa", "gemma2", "gemma3"])(

@@ -1,18 +1,30 @@
 import type { ModelFacts } from "../../backends/backend.ts";
 import { modelFile } from "../../backends/onnx/index.ts";
+import type { Graph } from "../../ir/graph.ts";
+import { isFloat } from "../../ir/type.ts";
+import { isCache } from "../../passes/kv-cache.ts";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { GemmaConfig } from "../model/config.ts";
 
-/** The files that other people's programs read beside the graph. */
+/**
+ * The files that other people's programs read beside the graph. None of them feeds caches of codes, so an artifact with
+ * such gets no file that invites them to load it.
+ */
 export function clientFiles(
   checkpoint: Checkpoint,
   facts: ModelFacts,
+  graph: Graph,
   dataFiles: number,
 ): { path: string; text: string }[] {
+  if (holdsCodes(graph)) return [configFile(checkpoint, facts)];
   const loading = { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } };
   const config = configFile(checkpoint, facts, { "transformers.js_config": loading });
   return [config, { path: "genai_config.json", text: printed(genai(checkpoint, facts)) }];
 }
+
+/** Whether its caches hold codes, not floats. */
+export const holdsCodes = (graph: Graph): boolean =>
+  graph.inputs.some((v) => isCache(v) && !isFloat(v.dtype));
 
 const printed = (content: object): string => `${JSON.stringify(content, null, 2)}\n`;
 

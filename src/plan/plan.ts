@@ -95,7 +95,7 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
     const facts = factsOf(legal, { vocab, context, layers, kvHeads, headDim });
     const artifact = artifactOf(legal, facts, profile);
     const others = checkpoint
-      ? await otherFiles(checkpoint, backend, pipeline, profile, facts, artifact)
+      ? await otherFiles(checkpoint, backend, pipeline, profile, facts, legal, artifact)
       : [];
     const files = [...artifact.files, ...others];
     const bytes = total(files);
@@ -154,9 +154,10 @@ async function otherFiles(
   pipeline: readonly Pass[],
   profile: "standard" | "ort",
   facts: ModelFacts,
+  graph: Graph,
   artifact: Artifact,
 ): Promise<PlannedFile[]> {
-  const own = clientFiles(checkpoint, facts, artifact.files.length - 1);
+  const own = clientFiles(checkpoint, facts, graph, artifact.files.length - 1);
   const sizeOf = async (path: string) => ({ path, bytes: (await checkpoint.folder.bytes(path)).length });
   const others = [
     ...own.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })),
