@@ -15,8 +15,9 @@ import {
 } from "../../ir/ops/index.ts";
 import { count, type HostTensor, store } from "../../ir/tensor.ts";
 import { dtypes, type TensorType } from "../../ir/type.ts";
-import { decode, decodeRows, encodeRows } from "../stream/index.ts";
+import { decode, Pool } from "../stream/index.ts";
 import type { Weights } from "../weights.ts";
+import { type ProductJob, product, type StoredRows, valuesOf } from "./product.ts";
 
 /** Weight elements decoded at a time. */
 const blockSize = 1 << 20;
@@ -36,6 +37,11 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   const outputs = Object.entries(g.outputs);
   const pending = uses(g);
   const done = new Map<Value, HostTensor>();
+  const pool = new Pool<ProductJob, Float64Array>({
+    thread: new URL("./worker.js", import.meta.url),
+    here: product,
+    handsOver: ({ rows }) => rows.bytes.buffer,
+  });
 
   const run = async (v: Value): Promise<HostTensor> => {
     const known = done.get(v);
@@ -81,8 +87,12 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     const made = recipe(v);
     const source = made.op === cast && made.dtype === "f32" ? (made.inputs[0] as Value) : made;
     if (source.op === param && source.type.rank === 2 && !runtime.has(source)) {
-      const n = source.fixed(1);
-      return (from, to) => read(source, from * n, (to - from) * n);
+      const columns = source.fixed(1);
+      return async (from, to) => ({
+        dtype: source.dtype,
+        bytes: await bytesOf(source, from * columns, (to - from) * columns),
+        columns,
+      });
     }
     const unpacked = ggml_dequantize.of(source);
     if (unpacked) return blockRows(source, unpacked.blocks, unpacked.attrs.format);
@@ -92,36 +102,27 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   /** Rows out of stored blocks. */
   const blockRows = (v: Value, stored: Value, format: BlockFormatName): Rows | undefined => {
     if (stored.op !== param || runtime.has(stored)) return undefined;
-    const width = (v.fixed(1) / blockFormat(format).elements) * blockFormat(format).bytes;
+    const columns = v.fixed(1);
+    const width = (columns / blockFormat(format).elements) * blockFormat(format).bytes;
     return async (from, to) => {
       const bytes = new Uint8Array((to - from) * width);
       await env.weights.read(String(stored.attrs.name), from * width, bytes);
-      return decode(format, bytes);
+      return { dtype: format, bytes, columns };
     };
   };
   const quantizedRows = (v: Value, codes: Value, scale: Value): Rows | undefined => {
     const kept = ggml_codes.of(codes);
     if (kept && ggml_scales(kept.blocks, kept.attrs) === scale)
       return blockRows(v, kept.blocks, kept.attrs.format);
-    const coding = quantize.of(codes);
-    const x = coding && rowsOf(coding.x);
-    if (!coding || !x || recipe(coding.scale) !== scale) return undefined;
+    const made = quantize.of(codes);
+    const x = made && rowsOf(made.x);
+    if (!made || !x || recipe(made.scale) !== scale) return undefined;
     const { to, around = "zero" } = scale.attrs as { to: "i8" | "i4"; around?: "zero" | "middle" };
-    const [columns, block] = [v.fixed(1), v.fixed(1) / scale.fixed(1)];
+    const coding = { to, around, block: v.fixed(1) / scale.fixed(1) };
     const found = block_scale_search.of(scale);
     return async (from, end) => {
-      const importance = found && (await read(found.importance, 0, columns));
-      const bytes = new Uint8Array((await x(from, end)).slice().buffer);
-      const job = {
-        dtype: "f32",
-        bytes,
-        columns,
-        block,
-        to,
-        around,
-        ...(importance && { importance }),
-      } as const;
-      return decodeRows(job, encodeRows(job));
+      const importance = found && (await read(found.importance, 0, v.fixed(1)));
+      return { ...(await x(from, end)), coding: { ...coding, ...(importance && { importance }) } };
     };
   };
   const bound = async (v: Value): Promise<HostTensor> => {
@@ -135,12 +136,14 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     if (!given) throw new Error(`no tensor for param ${name} : ${v.type}`);
     return given;
   };
-  const read = async (v: Value, from: number, n: number): Promise<Float32Array> => {
+  const bytesOf = async (v: Value, from: number, n: number): Promise<Uint8Array> => {
     const width = dtypes[v.dtype] / 8;
     const bytes = new Uint8Array(n * width);
     await env.weights.read(String(v.attrs.name), from * width, bytes);
-    return decode(v.dtype, bytes);
+    return bytes;
   };
+  const read = async (v: Value, from: number, n: number): Promise<Float32Array> =>
+    decode(v.dtype, await bytesOf(v, from, n));
 
   const rows = async (
     table: Value,
@@ -153,7 +156,7 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     for (const [i, row] of index.data.entries()) {
       if (row < 0 || row >= table.fixed(0))
         throw new RangeError(`index ${row} is outside the table of ${table.fixed(0)} rows`);
-      data.set(await source(row, row + 1), i * n);
+      data.set(valuesOf(await source(row, row + 1)), i * n);
     }
     return { shape, data };
   };
@@ -166,57 +169,41 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   ): Promise<HostTensor> => {
     const [n, k] = [w.fixed(0), w.fixed(1)];
     const m = count(x.shape) / k;
+    const shared = new Float64Array(new SharedArrayBuffer(8 * x.data.length));
+    shared.set(x.data);
     const data = new Float64Array(m * n);
     const step = Math.max(1, Math.floor(blockSize / k));
+    const take = (sums: Float64Array, from: number) => {
+      for (let r = 0; r < sums.length; r += m)
+        for (let i = 0; i < m; i++) data[i * n + from + r / m] = sums[r + i] as number;
+    };
+    // Threads are worth it where there are several blocks.
+    const threads = n > step ? pool : undefined;
+    const queue: Promise<void>[] = [];
     for (let from = 0; from < n; from += step) {
-      const to = Math.min(n, from + step);
-      const block = await source(from, to);
-      for (let r = from; r < to; r++) dots(x.data, block, (r - from) * k, m, k, data, r, n);
+      const job = { x: shared, m, rows: await source(from, Math.min(n, from + step)) };
+      if (threads) {
+        const done = threads.run(job).then((sums) => take(sums, from));
+        done.catch(() => {}); // heard of when it is waited for
+        queue.push(done);
+      } else take(product(job), from);
+      if (queue.length > pool.width) await queue.shift();
     }
+    await Promise.all(queue);
     return store({ shape, data }, "f32");
   };
 
-  const results: Record<string, HostTensor> = {};
-  for (const [name, v] of outputs) results[name] = await run(v);
-  return results;
-}
-
-/** Rows [from, to) of a matrix. */
-type Rows = (from: number, to: number) => Promise<Float32Array>;
-
-/** data[i, column] = x[i] · w[at…], for all m rows of x, four at a time; each sum runs in the order of k. */
-function dots(
-  x: Float64Array,
-  w: Float32Array,
-  at: number,
-  m: number,
-  k: number,
-  data: Float64Array,
-  column: number,
-  n: number,
-): void {
-  let i = 0;
-  for (; i + 4 <= m; i += 4) {
-    let [a, b, c, d] = [0, 0, 0, 0];
-    const [x0, x1, x2, x3] = [i * k, (i + 1) * k, (i + 2) * k, (i + 3) * k];
-    for (let j = 0; j < k; j++) {
-      const y = w[at + j] as number;
-      a += (x[x0 + j] as number) * y;
-      b += (x[x1 + j] as number) * y;
-      c += (x[x2 + j] as number) * y;
-      d += (x[x3 + j] as number) * y;
-    }
-    data[i * n + column] = a;
-    data[(i + 1) * n + column] = b;
-    data[(i + 2) * n + column] = c;
-    data[(i + 3) * n + column] = d;
-  }
-  for (; i < m; i++) {
-    let a = 0;
-    for (let j = 0; j < k; j++) a += (x[i * k + j] as number) * (w[at + j] as number);
-    data[i * n + column] = a;
+  try {
+    const results: Record<string, HostTensor> = {};
+    for (const [name, v] of outputs) results[name] = await run(v);
+    return results;
+  } finally {
+    await pool.close();
   }
 }
+
+/** Rows [from, to) of a matrix, in bytes of their own. */
+type Rows = (from: number, to: number) => Promise<StoredRows>;
 
 /** How often each value is an operand; outputs are never let go. */
 function uses(g: Graph): Map<Value, number> {

@@ -25,9 +25,9 @@ import {
 import { type DType, dtypes } from "../../ir/type.ts";
 import { codesOf, rowParts, unpacks } from "../../passes/fold-weights.ts";
 import type { Weights } from "../weights.ts";
-import { type Codes, nibbles } from "./codes.ts";
+import { type Codes, type CodesJob, encodeRows, nibbles } from "./codes.ts";
 import { decode, encode, hasNonFinite, rounded } from "./floats.ts";
-import { CodesPool } from "./pool.ts";
+import { Pool } from "./pool.ts";
 import { Reader } from "./reader.ts";
 
 /** Elements per block. Peak memory is a few blocks, whatever the model's size. */
@@ -56,7 +56,11 @@ export class WeightStream {
   readonly #graph: Graph;
   readonly #weights: Weights;
   readonly #nonFinite: NonFinite;
-  readonly #pool = new CodesPool();
+  readonly #pool = new Pool<CodesJob, Codes>({
+    thread: new URL("./worker.js", import.meta.url),
+    here: encodeRows,
+    handsOver: (job) => job.bytes.buffer,
+  });
   /** Scales and zeros that came with codes, until they are asked for. */
   readonly #sides = new Map<Value, Uint8Array>();
 

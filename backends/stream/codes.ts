@@ -94,17 +94,26 @@ export function decodeRows(
   { block, to }: Pick<CodesJob, "block" | "to">,
   { codes, scales, zeros }: Codes,
 ): Float32Array {
+  const [all, lows] = to === "i4" ? [unpacked(codes), unpacked(zeros)] : [signed(codes), signed(zeros)];
   const out = new Float32Array(scales.length * block);
-  const at = to === "i4" ? nibbleAt : (bytes: Uint8Array, i: number) => ((bytes[i] as number) << 24) >> 24;
   for (let b = 0; b < scales.length; b++) {
-    const [scale, zero] = [scales[b] as number, zeros.length ? at(zeros, b) : 0];
-    for (let i = b * block; i < (b + 1) * block; i++) out[i] = (at(codes, i) - zero) * scale;
+    const [scale, zero] = [scales[b] as number, lows.length ? (lows[b] as number) : 0];
+    for (let i = b * block; i < (b + 1) * block; i++) out[i] = ((all[i] as number) - zero) * scale;
   }
   return out;
 }
 
-const nibbleAt = (bytes: Uint8Array, i: number): number =>
-  ((bytes[i >> 1] as number) << (i & 1 ? 24 : 28)) >> 28;
+const signed = (bytes: Uint8Array): Int8Array => new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+
+function unpacked(bytes: Uint8Array): Int8Array {
+  const out = new Int8Array(bytes.length * 2);
+  for (let i = 0; i < bytes.length; i++) {
+    const pair = bytes[i] as number;
+    out[2 * i] = (pair << 28) >> 28;
+    out[2 * i + 1] = (pair << 24) >> 28;
+  }
+  return out;
+}
 
 const bytesOf = (codes: Int8Array): Uint8Array => new Uint8Array(codes.buffer);
 

@@ -1,39 +1,53 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
-import { type Codes, type CodesJob, encodeRows } from "./codes.ts";
 
-interface Pending {
-  readonly resolve: (done: Codes) => void;
+interface Pending<Done> {
+  readonly resolve: (done: Done) => void;
   readonly reject: (cause: unknown) => void;
 }
 
+/** One kind of work that threads do. */
+export interface Work<Job, Done> {
+  /** The module of a thread: it answers `{ id, job }` with `{ id, done }`. */
+  readonly thread: URL;
+  /** The same on this thread. */
+  readonly here: (job: Job) => Done;
+  /** What goes over to the thread and is gone here. */
+  readonly handsOver: (job: Job) => ArrayBufferLike;
+}
+
 /**
- * Threads that quantize. Run from TypeScript sources, which Node cannot load into a thread, it works on this one.
+ * Threads for one kind of work. Run from TypeScript sources, which Node cannot load into a thread, it works on this one.
  * Close it when done.
  */
-export class CodesPool {
+export class Pool<Job, Done> {
+  readonly #work: Work<Job, Done>;
   readonly #workers: Worker[] = [];
-  readonly #pending = new Map<number, Pending>();
+  readonly #pending = new Map<number, Pending<Done>>();
   #next = 0;
 
   /** How many jobs to keep under way. */
   readonly width: number = Math.max(2, Math.min(8, availableParallelism()));
 
-  run(job: CodesJob): Promise<Codes> {
-    if (import.meta.url.endsWith(".ts")) return Promise.resolve(encodeRows(job));
+  constructor(work: Work<Job, Done>) {
+    this.#work = work;
+  }
+
+  run(job: Job): Promise<Done> {
+    if (import.meta.url.endsWith(".ts")) return Promise.resolve(this.#work.here(job));
     if (this.#workers.length < this.width) this.#start();
     const id = this.#next++;
     const worker = this.#workers[id % this.#workers.length] as Worker;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
-      worker.postMessage({ id, job }, [job.bytes.buffer as ArrayBuffer]);
+      worker.postMessage({ id, job }, [this.#work.handsOver(job) as ArrayBuffer]);
     });
   }
 
   #start(): void {
     // Flags of the process, such as --input-type, are not for a file.
-    const worker = new Worker(new URL("./worker.js", import.meta.url), { execArgv: [] });
-    worker.on("message", ({ id, done }: { id: number; done: Codes }) => {
+    const worker = new Worker(this.#work.thread, { execArgv: [] });
+    worker.on("message", ({ id, done }: { id: number; done: Done }) => {
       this.#pending.get(id)?.resolve(done);
       this.#pending.delete(id);
     });
