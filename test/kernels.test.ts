@@ -18,8 +18,16 @@ import { weightsOf } from "./support/tensors.ts";
 const devices = {
   groups: { threads: 16, lanes: 8, splits: 3, prefetch: true },
   alone: { threads: 1, lanes: 1, splits: 1, prefetch: false },
+  warps: {
+    threads: 64,
+    lanes: 32,
+    splits: 3,
+    prefetch: true,
+    tensorCores: { exact: true },
+    lastArriver: true,
+  },
 } as const;
-const limits = { sharedBytes: 16_384, bindingBytes: 2 ** 27, buffers: 8, lastArriver: false };
+const limits = { sharedBytes: 49_152, bindingBytes: 2 ** 27, buffers: 8, lastArriver: false };
 
 interface Case {
   readonly name: string;

@@ -13,14 +13,12 @@ const common = {
   bindingBytes: Number.MAX_SAFE_INTEGER,
   buffers: 32,
   prefetch: true,
-  splits: 128,
-  // About the multiprocessors of an A100 or H100.
-  busy: 128,
   lastArriver: true,
+  tensorCores: { exact: true },
 } as const;
 
 export const cuts: readonly [Cut, ...Cut[]] = [
-  { name: "256", device: { ...common, threads: 256 } },
-  { name: "128", device: { ...common, threads: 128 } },
-  { name: "512", device: { ...common, threads: 512 } },
+  { name: "256", device: { ...common, threads: 256, splits: 32, busy: 128 } },
+  { name: "128", device: { ...common, threads: 128, splits: 64, busy: 256 } },
+  { name: "512", device: { ...common, threads: 512, splits: 32, busy: 128 } },
 ];

@@ -100,6 +100,24 @@ const products: KernelCase[] = [
       values: q.values,
     };
   }),
+  ...(
+    [
+      ["i8", 16, 208],
+      ["i8", 192, 192],
+      ["i4", 32, 224],
+    ] as const
+  ).map(([dtype, block, columns]) => {
+    const [gate, up] = ["gate", "up"].map((name) => coded(dtype, block, false, 70, columns, name)) as [
+      ReturnType<typeof coded>,
+      ReturnType<typeof coded>,
+    ];
+    return {
+      name: `gated ${dtype} by ${block} of ${columns} columns, over several tiles`,
+      graph: graph(geglu(gate.over(x(columns)), up.over(x(columns))), x(columns)),
+      tokens: [1, 67],
+      values: { ...gate.values, ...up.values },
+    };
+  }),
   {
     name: "linear i8 with one scale a row that ends in the middle of 16 bytes",
     ...(() => {

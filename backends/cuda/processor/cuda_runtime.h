@@ -78,7 +78,7 @@ struct gate {
 };
 inline gate everyone, warps[64];
 inline unsigned warp_live[64];
-inline unsigned char exchange[64][2][32][16];
+inline unsigned char exchange[64][2][32][32];
 
 /* The other threads go on, until it is this one's turn again. */
 __attribute__((noinline)) inline void pause() {
@@ -158,7 +158,7 @@ template <typename T> static inline T __shfl_xor_sync(unsigned, T value, int oth
   static_assert(sizeof(T) <= 16, "fits");
   const unsigned w = threadIdx.x / 32, lane = threadIdx.x & 31, from = lane ^ (unsigned)other;
   /* Two sets of places, in turns: no thread can be two exchanges ahead of another. */
-  unsigned char(*places)[16] = processor::exchange[w][processor::warps[w].turn & 1];
+  unsigned char(*places)[32] = processor::exchange[w][processor::warps[w].turn & 1];
   memcpy(places[lane], &value, sizeof value);
   __syncwarp();
   T got = value;
@@ -180,6 +180,34 @@ static inline unsigned __float_as_uint(float a) {
   unsigned b;
   memcpy(&b, &a, 4);
   return b;
+}
+/* Byte i of the result is the byte of b:a that nibble i of `which` names. */
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
+  const unsigned long long both = (unsigned long long)b << 32 | a;
+  unsigned out = 0;
+  for (int i = 0; i < 4; i++) out |= (unsigned)(both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+  return out;
+}
+/* mma.m16n8k16 of bf16, as PTX lays it over a warp. */
+static inline void mma_on_processor(float4 &sum, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                    unsigned b1) {
+  const unsigned w = threadIdx.x / 32, lane = threadIdx.x & 31, g = lane / 4, t = lane % 4;
+  const unsigned own[6] = {a0, a1, a2, a3, b0, b1};
+  unsigned char(*places)[32] = processor::exchange[w][processor::warps[w].turn & 1];
+  memcpy(places[lane], own, sizeof own);
+  __syncwarp();
+  float *sums[4] = {&sum.x, &sum.y, &sum.z, &sum.w};
+  for (unsigned i = 0; i < 4; i++) {
+    float add = 0;
+    for (unsigned k = 0; k < 16; k++) {
+      unsigned a, b;
+      memcpy(&a, places[g * 4 + k % 8 / 2] + 4 * (i / 2 + k / 8 * 2), 4);
+      memcpy(&b, places[(2 * t + i % 2) * 4 + k % 8 / 2] + 4 * (4 + k / 8), 4);
+      const unsigned up = k % 2 ? 0 : 16;
+      add += __uint_as_float(a << up & 0xffff0000u) * __uint_as_float(b << up & 0xffff0000u);
+    }
+    *sums[i] += add;
+  }
 }
 static inline float rsqrtf(float a) { return 1.0f / sqrtf(a); }
 static inline int __dp4a(int a, int b, int c) {

@@ -64,6 +64,7 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
     queryPositions,
     rows,
     splits,
+    joined: splits > 1 && device.lastArriver,
     byToken: v !== a,
   };
   return {
@@ -80,6 +81,10 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
       if (splits === 1) return [{ kernel, bind: { ...bind, y: value(v) }, uniforms, grid }];
       const parts: Bound = { kind: "scratch", scratch: { rows: splits * H, columns: D } };
       const stats: Bound = { kind: "scratch", scratch: { rows: splits * H, columns: 2 } };
+      if (shape.joined)
+        return [
+          { kernel, bind: { ...bind, parts, stats, arrivals: scene.counters, y: value(v) }, uniforms, grid },
+        ];
       const threads = Math.min(device.threads, 2 ** Math.ceil(Math.log2(D / 4)));
       const joined: Launch = {
         kernel: combine(shape, threads),

@@ -31,6 +31,7 @@ export interface Stage {
   readonly inputs: ReadonlyMap<string, StepInput>;
   /** By the names of inputs that are no part of the step. */
   readonly states: ReadonlyMap<string, State>;
+  readonly counters: State;
 }
 
 export interface CoveredLaunch extends Launch {
@@ -81,6 +82,9 @@ export class Cover implements Scene, Source {
 
   get device(): Device {
     return this.#stage.device;
+  }
+  get counters(): Bound {
+    return { kind: "home", home: { kind: "state", state: this.#stage.counters } };
   }
   uses(v: Value): number {
     return this.#uses.get(v) ?? 0;

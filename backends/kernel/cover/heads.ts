@@ -1,12 +1,12 @@
 import type { Dim } from "../../../ir/dim.ts";
 import type { Graph, Value } from "../../../ir/graph.ts";
 import { attention, concat, reshape, rms_norm, rope, transpose, update } from "../../../ir/ops/index.ts";
-import { gemm, tileOf } from "../library/gemm.ts";
 import { gemv, rowsOfGroup } from "../library/gemv.ts";
 import { type HeadsShape, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
 import {
   alike,
   cutFor,
+  manyTokens,
   normBefore,
   type Product,
   packed,
@@ -246,11 +246,5 @@ function projection(
     const grid = [{ of: rows, per: rowsOfGroup(spec, cut) }] as const;
     return { launch: { kernel: gemv(spec, cut), bind, uniforms: {}, grid }, projected };
   }
-  const { threads } = scene.device;
-  const tile = tileOf(threads);
-  const grid = [
-    { of: rows, per: tile.rows },
-    { of: tokens, per: tile.tokens },
-  ] as const;
-  return { launch: { kernel: gemm(spec, { threads }), bind, uniforms: { tokens }, grid }, projected };
+  return { launch: { ...manyTokens(spec, tokens, scene.device), bind }, projected };
 }

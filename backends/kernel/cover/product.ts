@@ -17,7 +17,8 @@ import {
   softcap,
 } from "../../../ir/ops/index.ts";
 import { type Format, isStored } from "../library/format.ts";
-import { gemm, tileOf } from "../library/gemm.ts";
+import { type GemmShape, gemm, tileOf } from "../library/gemm.ts";
+import { gemmTensor, tensorReads, tensorTile } from "../library/gemm-tensor.ts";
 import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/gemv.ts";
 import type { Activation } from "../library/math.ts";
 import type { Device, PackedWeight } from "../plan/types.ts";
@@ -297,22 +298,24 @@ function matrix(v: Value, shape: Shape, first: Product, tokens: Dim, scene: Scen
     rebuilt: [shape.rebuild(shape.products.map((p) => p.over(first.x)))],
     needs: [first.x, ...(shape.residual ? [shape.residual] : [])],
     launches: () => {
-      const { threads } = scene.device;
-      const tile = tileOf(threads);
       const bind: Record<string, Bound> = { x: value(first.x), y: value(v) };
       if (shape.residual) bind.residual = value(shape.residual);
       for (const [name, w] of weights) bind[name] = whole(w);
-      return [
-        {
-          kernel: gemm(spec, { threads }),
-          bind,
-          uniforms: { tokens },
-          grid: [
-            { of: spec.rows, per: tile.rows },
-            { of: tokens, per: tile.tokens },
-          ],
-        },
-      ];
+      return [{ ...manyTokens(spec, tokens, scene.device), bind }];
     },
+  };
+}
+
+/** The product of many vectors: on tensor cores where the device has them and they can read the matrix. */
+export function manyTokens(spec: GemmShape, tokens: Dim, device: Device): Omit<Launch, "bind"> {
+  const cores = tensorReads(spec.format) ? device.tensorCores : undefined;
+  const tile = cores ? tensorTile : tileOf(device.threads);
+  return {
+    kernel: cores ? gemmTensor(spec, cores.exact) : gemm(spec, { threads: device.threads }),
+    uniforms: { tokens },
+    grid: [
+      { of: spec.rows, per: cores && spec.epilogue.gate ? tile.rows / 2 : tile.rows },
+      { of: tokens, per: tile.tokens },
+    ],
   };
 }

@@ -61,6 +61,8 @@ export interface Match {
 export interface Scene {
   readonly graph: Graph;
   readonly device: Device;
+  /** Counts that are zero between launches. */
+  readonly counters: Bound;
   /** How many values and outputs read `v`. */
   uses(v: Value): number;
   /** The param behind `v` if it is a weight, as the checkpoint or the setup stores it: a plain widening is looked through. */

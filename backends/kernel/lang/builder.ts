@@ -156,6 +156,15 @@ export class KernelBuilder {
     return results.map(({ name, value }) => new Expr(value.type, { kind: "name", name, of: "local" }, false));
   }
 
+  /** Adds to `acc` what a warp multiplies by its tensor cores; see the statement `mma` for what each thread brings. */
+  mma(
+    acc: Var<"f32x4">,
+    a: readonly [Expr<"u32">, Expr<"u32">, Expr<"u32">, Expr<"u32">],
+    b: readonly [Expr<"u32">, Expr<"u32">],
+  ): void {
+    if (acc.node.kind === "name") this.#push({ kind: "mma", acc: acc.node.name, a, b });
+  }
+
   /** The kernel, checked. */
   done(name: string, doc: string): Kernel {
     const kernel: Kernel = {

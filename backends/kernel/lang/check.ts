@@ -29,6 +29,9 @@ export function checkKernel(k: Kernel): void {
       }
       if (s.kind === "store" && (s.memory.space === "weight" || s.memory.space === "input"))
         fail(`${s.memory.name} is written, but it is a ${s.memory.space}`);
+      if (s.kind === "mma" && k.threads % 32)
+        fail("multiplies by warps of 32 threads, and has no whole ones");
+      if (s.kind === "mma" && !known.has(s.acc)) fail(`${s.acc} is added to where it is not declared`);
       if (s.kind === "set" && !known.has(s.name)) fail(`${s.name} is set where it is not declared`);
       if (s.kind === "reduce" && (k.threads % s.lanes || !Number.isInteger(Math.log2(s.lanes))))
         fail(

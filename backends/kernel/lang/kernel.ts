@@ -37,6 +37,17 @@ export type Stmt =
         readonly value: Expr<"f32" | "u32" | "i32">;
       }[];
     }
+  /**
+   * Adds to `acc` a product of matrices of bf16 by a warp of 32 threads: 16 × 16 by 16 × 8. Thread l, with g = l / 4 and
+   * t = l % 4, brings of the first rows g and g + 8, columns 2t, 2t + 1, and then the same eight columns on; of the second
+   * rows 2t, 2t + 1, 2t + 8, 2t + 9 of column g; it gets columns 2t, 2t + 1 of rows g and g + 8 (PTX, mma.m16n8k16).
+   */
+  | {
+      readonly kind: "mma";
+      readonly acc: string;
+      readonly a: readonly [Expr<"u32">, Expr<"u32">, Expr<"u32">, Expr<"u32">];
+      readonly b: readonly [Expr<"u32">, Expr<"u32">];
+    }
   /** Adds to a counter that all groups share; `name` is what it held before. */
   | {
       readonly kind: "count";
@@ -88,7 +99,7 @@ export function* statements(body: readonly Stmt[]): Generator<Stmt> {
 
 /** Whether threads meet in `s`: then all of them must get there. */
 export function meets(s: Stmt): boolean {
-  if (s.kind === "barrier" || s.kind === "reduce") return true;
+  if (s.kind === "barrier" || s.kind === "reduce" || s.kind === "mma") return true;
   if (s.kind === "for") return s.body.some(meets);
   return s.kind === "if" && (s.yes.some(meets) || s.no.some(meets));
 }
@@ -110,6 +121,8 @@ export function reads(s: Stmt): readonly Expr[] {
       return s.results.map((r) => r.value);
     case "count":
       return [s.index, s.by];
+    case "mma":
+      return [...s.a, ...s.b];
     default:
       return [];
   }

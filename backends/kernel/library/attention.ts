@@ -1,4 +1,16 @@
-import { type Expr, f32, type Kernel, kernel, literal, range, select, u32 } from "../lang/index.ts";
+import {
+  type Expr,
+  f32,
+  type Kernel,
+  type KernelBuilder,
+  kernel,
+  literal,
+  type Readable,
+  range,
+  select,
+  u32,
+  type Writable,
+} from "../lang/index.ts";
 import { numberName } from "./format.ts";
 import { softcap as capped } from "./math.ts";
 
@@ -32,6 +44,8 @@ export interface AttentionShape {
   readonly rows: number;
   /** Groups that share the keys of one query; more than one leaves parts for `combine`. */
   readonly splits: number;
+  /** Whether the last group to arrive joins the parts by itself. */
+  readonly joined: boolean;
   /** Whether the result is [tokens, heads, headDim], as projections want it, or [heads, tokens, headDim]. */
   readonly byToken: boolean;
 }
@@ -40,7 +54,7 @@ const attentionName = (s: AttentionShape): string =>
   `attention_${s.heads}q${s.kvHeads}kv${s.headDim}_${s.slots === "uniform" ? "n" : s.slots}${s.fresh ? "_and_fresh" : ""}_${s.positions.kind}` +
   `${s.positions.kind === "ring" ? s.positions.start : s.positions.kind === "listed" ? s.positions.from : ""}_at${s.queryPositions}_scale${numberName(s.scale)}` +
   `${s.causal ? "" : "_all"}${s.window ? `_window${s.window}` : ""}${s.softcap ? `_cap${numberName(s.softcap)}` : ""}` +
-  `_rows${s.rows}${s.splits > 1 ? `_split${s.splits}` : ""}${s.byToken ? "" : "_by_head"}`;
+  `_rows${s.rows}${s.splits > 1 ? `_split${s.splits}` : ""}${s.joined ? "_joined" : ""}${s.byToken ? "" : "_by_head"}`;
 
 /** Queries that one group can answer at once, so that at least as many keys fit beside them. */
 export function queriesAtOnce(headDim: number, sharedBytes: number): number {
@@ -71,7 +85,7 @@ export function attention(
   const doc =
     `attention of ${s.heads} heads over ${s.kvHeads} key heads of ${s.headDim}` +
     `${s.window ? `, the last ${s.window} positions only` : ""}${s.softcap ? `, scores within ±${s.softcap}` : ""}` +
-    `${s.splits > 1 ? `; each query's keys are shared by ${s.splits} groups` : ""}`;
+    `${s.splits > 1 ? `; each query's keys are shared by ${s.splits} groups${s.joined ? ", the last of which joins what they found" : ""}` : ""}`;
   return kernel(attentionName(s), { doc, threads }, (k) => {
     const q = k.input("q", "f32x4");
     const key = k.input("key", "f32x4");
@@ -83,6 +97,8 @@ export function attention(
     const listed = masked && s.positions.kind === "listed" ? k.input("slot_positions", "i32") : undefined;
     const out = s.splits > 1 ? k.output("parts", "f32x4") : k.output("y", "f32x4");
     const stats = s.splits > 1 ? k.output("stats", "f32") : undefined;
+    const counts = s.joined ? k.counter("arrivals") : undefined;
+    const y = s.joined ? k.output("y", "f32x4") : undefined;
     const tokens = k.uniform("tokens");
 
     const shared = s.heads / s.kvHeads;
@@ -263,7 +279,52 @@ export function attention(
         out.set(placeOf(s, headOf(row), tokenOf(row), tokens).mul(quads).add(quad), sum.div(total.at(r)));
       });
     });
+
+    if (!counts || !y || !stats) return;
+    const seen = k.shared("arrived_before", "u32", 1);
+    const queryTiles = k.let("query_tiles", allRows.add(rows - 1).div(rows));
+    const ownCount = k.let("ownCountcount", kvHead.mul(queryTiles).add(k.group.x));
+    k.comment("What this group wrote is seen by whoever finds it counted.");
+    k.fence();
+    k.barrier();
+    k.if(k.thread.eq(0), () => seen.set(0, counts.add(ownCount, 1)));
+    k.fence();
+    k.barrier();
+    k.if(seen.at(0).eq(s.splits - 1), () => {
+      k.for("i", { from: k.thread, to: rows * quads, step: threads }, (i) => {
+        const row = k.let("query", firstRow.add(i.div(quads)));
+        const place = (z: Expr<"u32">) => z.mul(s.kvHeads).add(kvHead).mul(allRows).add(row);
+        const to = placeOf(s, headOf(row), tokenOf(row), tokens);
+        k.if(row.lt(allRows), () => join(k, s.splits, place, quads, i.mod(quads), out, stats, y, to));
+      });
+      // The next launch counts from zero again.
+      k.if(k.thread.eq(0), () => void counts.add(ownCount, 2 ** 32 - s.splits));
+    });
   });
+}
+
+/** Joins the parts of one query, four numbers of it, into row `to` of the result. */
+function join(
+  k: KernelBuilder,
+  splits: number,
+  place: (z: Expr<"u32">) => Expr<"u32">,
+  quads: number,
+  quad: Expr<"u32">,
+  parts: Readable<"f32x4">,
+  stats: Readable<"f32">,
+  y: Writable<"f32x4">,
+  to: Expr<"u32">,
+): void {
+  const most = k.var("most", f32(nothing));
+  k.for("z", { to: splits }, (z) => most.set(most.max(stats.at(place(z).mul(2)))));
+  const [sum, total] = [k.var("sum", literal("f32x4", 0)), k.zero("total", "f32")];
+  k.for("z", { to: splits }, (z) => {
+    const at = k.let("at", place(z));
+    const weight = k.let("weight", stats.at(at.mul(2)).sub(most).exp());
+    sum.inc(parts.at(at.mul(quads).add(quad)).mul(weight));
+    total.inc(stats.at(at.mul(2).add(1)).mul(weight));
+  });
+  y.set(to.mul(quads).add(quad), sum.div(total));
 }
 
 /** The row of the result that belongs to a head and a token. */
@@ -287,18 +348,10 @@ export function combine(s: AttentionShape, threads: number): Kernel {
     const allRows = tokens.mul(shared);
     const [row, kvHead] = [k.let("query", k.group.x), k.let("key_head", k.group.y)];
     const place = (z: Expr<"u32">) => z.mul(s.kvHeads).add(kvHead).mul(allRows).add(row);
-    const most = k.var("most", f32(nothing));
-    k.for("z", { to: s.splits }, (z) => most.set(most.max(stats.at(place(z).mul(2)))));
-    k.for("quad", { from: k.thread, to: quads, step: threads }, (quad) => {
-      const [sum, total] = [k.var("sum", literal("f32x4", 0)), k.zero("total", "f32")];
-      k.for("z", { to: s.splits }, (z) => {
-        const at = k.let("at", place(z));
-        const weight = k.let("weight", stats.at(at.mul(2)).sub(most).exp());
-        sum.inc(parts.at(at.mul(quads).add(quad)).mul(weight));
-        total.inc(stats.at(at.mul(2).add(1)).mul(weight));
-      });
-      const head = kvHead.mul(shared).add(row.mod(shared));
-      y.set(placeOf(s, head, row.div(shared), tokens).mul(quads).add(quad), sum.div(total));
-    });
+    const head = kvHead.mul(shared).add(row.mod(shared));
+    const to = placeOf(s, head, row.div(shared), tokens);
+    k.for("quad", { from: k.thread, to: quads, step: threads }, (quad) =>
+      join(k, s.splits, place, quads, quad, parts, stats, y, to),
+    );
   });
 }

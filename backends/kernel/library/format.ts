@@ -80,6 +80,10 @@ export class Matrix {
   scale(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"f32"> | undefined {
     return this.#scales?.at(this.#block(row, piece, g));
   }
+  /** The scale of the block that a column is in. */
+  scaleAt(row: Expr<"u32">, column: Expr<"u32">): Expr<"f32"> | undefined {
+    return this.#scales?.at(row.mul(this.#blocks).add(this.rowScale ? 0 : column.div(this.format.block)));
+  }
   zero(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"f32"> | undefined {
     if (!this.#zeros) return undefined;
     const block = this.#blockInRow(piece, g);

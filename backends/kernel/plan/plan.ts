@@ -41,9 +41,12 @@ export function plan(graph: Graph, { device, tokens, keep = [], sizes = {} }: Pl
   const states = stateInputs(open, most, inputs);
   const stepBytes = Math.max(4, ...inputs.map((i) => (i.at + i.length) * 4));
   const step: State = { name: "step", kind: "step", bytes: stepBytes };
+  // One for each key head and tile of queries of a launch; no more launches than one count at a time.
+  const counters: State = { name: "counters", kind: "counters", bytes: 4 * 1024 };
   const stage: Stage = {
     device,
     packer,
+    counters,
     inputs: new Map(inputs.map((i) => [i.name, i])),
     states: new Map(states.map((s) => [s.name, s])),
   };
@@ -52,13 +55,17 @@ export function plan(graph: Graph, { device, tokens, keep = [], sizes = {} }: Pl
   const [prefill, decode] = drafts.map((d) => phase(d, step)) as [Phase, Phase];
   const kernels = new Map<string, Kernel>();
   const read = new Set<PackedWeight>();
+  let counts = false;
   for (const { kernel, bindings } of [...decode.dispatches, ...prefill.dispatches]) {
     kernels.set(kernel.name, kernel);
-    for (const b of bindings) if (b.space === "weight") read.add(b.weight);
+    for (const b of bindings) {
+      if (b.space === "weight") read.add(b.weight);
+      counts ||= b.space === "state" && b.state === counters;
+    }
   }
   return {
     weights: packer.weights.filter((w) => read.has(w)),
-    states: [step, ...states],
+    states: [step, ...states, ...(counts ? [counters] : [])],
     inputs,
     arenaBytes,
     prefill,

@@ -139,6 +139,22 @@ static inline int32_t dot4i8(uint32_t a, uint32_t b) {
   for (int i = 0; i < 32; i += 8) sum += (int8_t)(a >> i) * (int8_t)(b >> i);
   return sum;
 }
+/* What each warp of 32 threads multiplies by tensor cores; see mma in the kernel language. */
+static inline void mma_bf16(f32x4 *sums, uint32_t (*a)[4], uint32_t (*b)[2], uint32_t threads) {
+  for (uint32_t thread = 0; thread < threads; thread++) {
+    const uint32_t warp = thread / 32 * 32, g = thread % 32 / 4, t = thread % 4;
+    for (uint32_t i = 0; i < 4; i++) {
+      const uint32_t row = i / 2, column = 2 * t + i % 2;
+      float sum = 0;
+      for (uint32_t k = 0; k < 16; k++) {
+        const uint32_t from = k % 8 / 2, up = k % 2 ? 0 : 16;
+        sum += f32_from_u32(a[warp + g * 4 + from][row + k / 8 * 2] << up & 0xffff0000u) *
+               f32_from_u32(b[warp + column * 4 + from][k / 8] << up & 0xffff0000u);
+      }
+      sums[thread][i] += sum;
+    }
+  }
+}
 /* In the order of a tree, as groups of threads do it. */
 #define REDUCE(name, type, both)                                                          \\
   static inline void name(type *values, uint32_t threads, uint32_t lanes) {               \\
@@ -190,6 +206,7 @@ export function c(k: Kernel): string {
       ),
     barrier: unreachable,
     reduce: unreachable,
+    mma: unreachable,
     count: (s) => {
       const added = `__atomic_fetch_add(&${s.memory.name}[${expression(s.index)}], ${expression(s.by)}, __ATOMIC_ACQ_REL)`;
       declare(s.name, "u32", added, true);
@@ -232,6 +249,15 @@ export function c(k: Kernel): string {
       const call = s.op === "+" ? `sum_${scalar}` : `${reducers[s.op]}_of_${scalar}`;
       for (const { name } of s.results) out.add(`${call}(${name}, ${k.threads}u, ${s.lanes}u);`);
     },
+    mma: (s) =>
+      out.block("", () => {
+        out.add(`uint32_t mma_a[${k.threads}][4], mma_b[${k.threads}][2];`);
+        out.block(`for (uint32_t thread = 0; thread < ${k.threads}u; thread++)`, () => {
+          s.a.forEach((e, i) => void out.add(`mma_a[thread][${i}] = ${expression(e)};`));
+          s.b.forEach((e, i) => void out.add(`mma_b[thread][${i}] = ${expression(e)};`));
+        });
+        out.add(`mma_bf16(${s.acc}, mma_a, mma_b, ${k.threads}u);`);
+      }),
     for: (s) => out.block(head(s), () => region(s.body)),
     if: (s) =>
       out.branch(
@@ -290,6 +316,7 @@ function crossing(body: readonly Stmt[]): Map<string, Type> {
       if (meeting) run++;
       for (const e of reads(s)) look(e);
       if (s.kind === "set") use(s.name);
+      if (s.kind === "mma") use(s.acc);
       for (const { name, type: t } of declares(s)) {
         if (s.kind === "reduce") out.set(name, t);
         // Loop variables and what is hoisted are scalars around the loops over threads.

@@ -90,18 +90,37 @@ static __device__ __forceinline__ void await_inputs() {
 /** Weights are read once: they should not push activations out of the caches. */
 static __device__ __forceinline__ uint4 stream(const uint4 *p) { return __ldcs(p); }
 static __device__ __forceinline__ float4 unpack_i8(unsigned codes) {
-  return make_float4((float)(signed char)codes, (float)(signed char)(codes >> 8), (float)(signed char)(codes >> 16),
-                     (float)(signed char)(codes >> 24));
+  /* A byte under the exponent of 2^23 is 2^23 and that byte: no conversion is needed, which GPUs do slowly. */
+  const unsigned bytes = codes ^ 0x80808080u;
+  return make_float4(__uint_as_float(__byte_perm(bytes, 0x4b000000u, 0x7440)) - 8388736.0f,
+                     __uint_as_float(__byte_perm(bytes, 0x4b000000u, 0x7441)) - 8388736.0f,
+                     __uint_as_float(__byte_perm(bytes, 0x4b000000u, 0x7442)) - 8388736.0f,
+                     __uint_as_float(__byte_perm(bytes, 0x4b000000u, 0x7443)) - 8388736.0f);
 }
 static __device__ __forceinline__ float4 unpack_i4(unsigned codes) {
-  return make_float4((float)((int)(codes << 28) >> 28), (float)((int)(codes << 24) >> 28),
-                     (float)((int)(codes << 20) >> 28), (float)((int)(codes << 16) >> 28));
+  const unsigned nibbles = codes ^ 0x8888u;
+  return make_float4(__uint_as_float((nibbles & 15u) | 0x4b000000u) - 8388616.0f,
+                     __uint_as_float((nibbles >> 4 & 15u) | 0x4b000000u) - 8388616.0f,
+                     __uint_as_float((nibbles >> 8 & 15u) | 0x4b000000u) - 8388616.0f,
+                     __uint_as_float((nibbles >> 12 & 15u) | 0x4b000000u) - 8388616.0f);
 }
 static __device__ __forceinline__ float2 unpack_f16(unsigned halves) { return __half22float2(bits_as<__half2>(halves)); }
 static __device__ __forceinline__ float2 unpack_bf16(unsigned halves) {
   return make_float2(__uint_as_float(halves << 16), __uint_as_float(halves & 0xffff0000u));
 }
 static __device__ __forceinline__ unsigned pack_f16(float2 a) { return bits_as<unsigned>(__floats2half2_rn(a.x, a.y)); }
+
+/** Tensor cores: sum += A·B for A of 16 × 16 and B of 16 × 8 bf16, over the threads of a warp. */
+static __device__ __forceinline__ void mma_bf16(float4 &sum, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                                                unsigned b0, unsigned b1) {
+#ifdef __CUDACC__
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum.x), "+f"(sum.y), "+f"(sum.z), "+f"(sum.w)
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#else
+  mma_on_processor(sum, a0, a1, a2, a3, b0, b1);
+#endif
+}
 
 struct Sum { template <typename T> static __device__ __forceinline__ T of(T a, T b) { return a + b; } };
 struct Max { template <typename T> static __device__ __forceinline__ T of(T a, T b) { return a < b ? b : a; } };
@@ -171,6 +190,7 @@ export function cuda(k: Kernel): string {
       out.add(
         `const unsigned ${s.name} = atomicAdd(${s.memory.name} + ${expression(s.index)}, ${expression(s.by)});`,
       ),
+    mma: (s) => out.add(`mma_bf16(${[s.acc, ...[...s.a, ...s.b].map(expression)].join(", ")});`),
     fence: () => out.add("__threadfence();"),
     await: () => {
       waits.found = true;

@@ -132,6 +132,9 @@ export function wgsl(k: Kernel, { subgroups = false }: WgslOptions = {}): string
     },
     count: (s) =>
       out.add(`let ${s.name} = atomicAdd(&${s.memory.name}[${expression(s.index)}], ${expression(s.by)});`),
+    mma: () => {
+      throw new Error(`${k.name}: WGSL has no tensor cores`);
+    },
     fence: () => out.add("storageBarrier();"),
     await: () => {},
     comment: (s) => out.add(...comment(s.text)),

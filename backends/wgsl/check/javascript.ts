@@ -116,6 +116,9 @@ const singles: Singles = {
     throw new Error("a reduction stands where threads do not meet");
   },
   count: (s) => [`${s.name}_[t] = memory.${s.memory.name}.count(${js(s.index)}, ${js(s.by)});`],
+  mma: () => {
+    throw new Error("WGSL has no tensor cores");
+  },
   fence: () => [],
   await: () => [],
   comment: () => [],
