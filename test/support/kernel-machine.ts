@@ -95,7 +95,7 @@ export class KernelMachine {
       const unique = [...new Map(kernels.map((k) => [k.name, k])).values()];
       const source = join(dir, "kernels.c");
       writeFileSync(source, [cPrelude, ...unique.map(c), main(unique)].join("\n"));
-      const quiet = ["-Wno-unused-function", "-Wno-unused-parameter"];
+      const quiet = ["-Wno-unused-function", "-Wno-unused-parameter", "-Wno-unused-variable"];
       const strict = ["-std=c11", "-Wall", "-Wextra", "-Werror", ...quiet, "-ffp-contract=off"];
       await promisify(execFile)("gcc", [...strict, "-O0", "-o", join(dir, "kernels"), source, "-lm"]);
       const running = spawn(join(dir, "kernels"), { stdio: "pipe" });

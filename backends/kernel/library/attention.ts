@@ -283,7 +283,7 @@ export function attention(
     if (!counts || !y || !stats) return;
     const seen = k.shared("arrived_before", "u32", 1);
     const queryTiles = k.let("query_tiles", allRows.add(rows - 1).div(rows));
-    const ownCount = k.let("ownCountcount", kvHead.mul(queryTiles).add(k.group.x));
+    const ownCount = k.let("own_count", kvHead.mul(queryTiles).add(k.group.x));
     k.comment("What this group wrote is seen by whoever finds it counted.");
     k.fence();
     k.barrier();

@@ -240,11 +240,11 @@ class Loader {
       const i = this.#k.thread.add(n * tensorThreads);
       const to = this.#k.let(`to_x${n}`, i.div(16).mul(xPitch).add(i.mod(16).mul(2)));
       const all = next.lanes() as Expr<"f32">[];
-      const left = all.map((e) => e.sub(high(e).bits("f32")));
+      const rounded = (e: Expr<"f32">) => e.bits("u32").add(0x8000).bits("f32");
+      const near = all.map((e, l) => this.#k.let(`near${n}${"abcd"[l]}`, rounded(e)));
+      const left = all.map((e, l) => rounded(e.sub(high(near[l] as Expr<"f32">).bits("f32"))));
       xTiles.forEach((tile, p) => {
-        // What is last is rounded, not cut off.
-        const last = p === xTiles.length - 1;
-        const words = (p === 0 ? all : left).map((e) => (last ? e.bits("u32").add(0x8000).bits("f32") : e));
+        const words = p === 0 ? near : left;
         for (const w of [0, 1])
           tile.set(to.add(w), pairOf(words[2 * w] as Expr<"f32">, words[2 * w + 1] as Expr<"f32">));
       });
