@@ -72,7 +72,7 @@ export interface Target {
 /** What a program of its own reads beside its weights. */
 async function programSides({ checkpoint, facts, warn, proof }: SideRequest): Promise<Sides> {
   const twin = proof && (await runTwin(proof));
-  const selftest = twin && selftestFile(proof.ids, twin, allowedWhole(proof));
+  const selftest = twin && selftestFile(proof, twin, allowedWhole(proof));
   const config = await configFile(checkpoint, facts);
   const files = [
     ...(await programFiles(checkpoint, warn, selftest)),

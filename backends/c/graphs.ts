@@ -88,7 +88,7 @@ export async function graphSource(
   g->file = file;
   g->arena = aligned_alloc(256, ${arena + 256});
   g->T = ${sizes.T}, g->P = ${sizes.P}, g->R = ${sizes.R};
-  if (!g->arena || team_open(&g->team, atoi(argv[3]), NULL, g)) return 1;
+  if (!g->arena || team_open(&g->team, atoi(argv[3]), 0, NULL, g)) return 1;
 ${runs.join("\n")}
   team_close(&g->team);
   free(g->arena);

@@ -1,6 +1,6 @@
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { compactTokenizer } from "../tokenizer/compact.ts";
-import type { Twin } from "../verify/proof.ts";
+import type { ProofRequest, Twin } from "../verify/proof.ts";
 
 /** A file that goes beside what a backend emits. */
 export interface SideFile {
@@ -23,16 +23,42 @@ export async function programFiles(
   ];
 }
 
-/** "gemmacst", how many ids and scores, the share that may be off, the ids, and the scores after the last of them. */
-export function selftestFile(ids: readonly number[], { step }: Twin, allowed: number): Uint8Array {
-  const { logits } = step;
-  const out = new Uint8Array(20 + 4 * (ids.length + logits.length));
-  out.set(new TextEncoder().encode("gemmacst"));
+/**
+ * "gemmacs2", how many ids, scores and layers, the share that may be off, the ids, the scores after the last of them, and
+ * for each layer its name in 64 bytes and three sums over what it left for the last token (sum_up in main.c).
+ */
+export function selftestFile(
+  proof: Omit<ProofRequest, "dir">,
+  { step, watch }: Twin,
+  allowed: number,
+): Uint8Array {
+  const { ids, compiled } = proof;
+  const { logits, watched } = step;
+  const widths = new Map([...compiled.origins].map(([v, origin]) => [origin, Number(v.type.at(-1))]));
+  const layers = watch.filter((origin) => /^model\/layers\.\d+$/.test(origin) && watched.has(origin));
+  const floats = ids.length + logits.length;
+  const out = new Uint8Array(24 + 4 * floats + 76 * layers.length);
   const view = new DataView(out.buffer);
-  view.setUint32(8, ids.length, true);
-  view.setUint32(12, logits.length, true);
-  view.setFloat32(16, allowed, true);
-  for (const [i, id] of ids.entries()) view.setInt32(20 + 4 * i, id, true);
-  out.set(new Uint8Array(logits.slice().buffer), 20 + 4 * ids.length);
+  const encoder = new TextEncoder();
+  out.set(encoder.encode("gemmacs2"));
+  [ids.length, logits.length, layers.length].forEach((n, i) => void view.setUint32(8 + 4 * i, n, true));
+  view.setFloat32(20, allowed, true);
+  for (const [i, id] of ids.entries()) view.setInt32(24 + 4 * i, id, true);
+  out.set(new Uint8Array(logits.slice().buffer), 24 + 4 * ids.length);
+  layers.forEach((origin, n) => {
+    const at = 24 + 4 * floats + 76 * n;
+    out.set(encoder.encode(origin), at);
+    const last = (watched.get(origin) as Float32Array).slice(-(widths.get(origin) as number));
+    sums(last).forEach((x, i) => void view.setFloat32(at + 64 + 4 * i, x, true));
+  });
   return out;
+}
+
+/** The largest size, the root mean square, and the sum under signs that look random. */
+function sums(values: Float32Array): [largest: number, root: number, mixed: number] {
+  const count = values.length;
+  const mixed = values.reduce((sum, x, i) => sum + (Math.imul(i, 2654435761) < 0 ? -x : x), 0);
+  const squares = values.reduce((sum, x) => sum + x * x, 0);
+  const largest = values.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+  return [largest, Math.sqrt(squares / count), mixed / Math.sqrt(count)];
 }

@@ -16,6 +16,7 @@ typedef struct gemma gemma;
 typedef struct gemma_options {
 @cpu
   int threads;    /* 0: as many as there are processors, at most 64 */
+  int pin;        /* not 0: keep each thread but the caller's on a processor of its own, where the system can */
 @gpu
   int device;     /* which GPU; 0: the first */
 @end

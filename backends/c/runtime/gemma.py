@@ -12,7 +12,7 @@ _here = os.path.dirname(os.path.abspath(__file__))
 
 class _Options(ctypes.Structure):
 @cpu
-    _fields_ = [("threads", ctypes.c_int), ("capacity", ctypes.c_int), ("skip_check", ctypes.c_int)]
+    _fields_ = [("threads", ctypes.c_int), ("pin", ctypes.c_int), ("capacity", ctypes.c_int), ("skip_check", ctypes.c_int)]
 @gpu
     _fields_ = [("device", ctypes.c_int), ("capacity", ctypes.c_int), ("skip_check", ctypes.c_int)]
 @end
@@ -55,14 +55,14 @@ class Gemma:
     """One text at a time. Feeding goes on after what was fed before, until `reset`."""
 
 @cpu
-    def __init__(self, weights=None, threads=0, capacity=0, skip_check=False):
+    def __init__(self, weights=None, threads=0, capacity=0, skip_check=False, pin=False):
 @gpu
     def __init__(self, weights=None, device=0, capacity=0, skip_check=False):
 @end
         self._lib = _load()
         path = weights or os.path.join(_here, "model.safetensors")
 @cpu
-        options = _Options(threads, capacity, int(skip_check))
+        options = _Options(threads, int(pin), capacity, int(skip_check))
 @gpu
         options = _Options(device, capacity, int(skip_check))
 @end

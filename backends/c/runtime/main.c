@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@ static const char usage_text[] =
     "  --tokenizer FILE    (default tokenizer.bin beside the program)\n"
 @cpu
     "  --threads N         (default: all processors)\n"
+    "  --pin               keep each thread but the first on a processor of its own\n"
 @gpu
     "  --device N          which GPU (default 0)\n"
 @end
@@ -169,22 +171,74 @@ static void bench(gemma *g) {
 static void say(const char *line) { printf("%s\n", line); }
 @end
 
-/* Replays what selftest.bin holds: ids, and the scores that the reference interpreter gave after the last of them. */
+/* What a layer leaves in the residual stream of the last token, in three numbers. */
+struct layer_sum {
+  char name[64];
+  float largest, root, mixed;
+};
+
+static void sum_up(struct layer_sum *sum, const float *values, size_t count) {
+  double squares = 0, mixed = 0;
+  sum->largest = 0;
+  for (size_t i = 0; i < count; i++) {
+    const float x = values[i], size = x < 0 ? -x : x;
+    squares += (double)x * x;
+    /* Signs that look random, so that values that trade places show. */
+    mixed += (uint32_t)i * 2654435761u >> 31 ? -x : x;
+    if (size > sum->largest || size != size) sum->largest = size;
+  }
+  sum->root = (float)sqrt(squares / (double)count);
+  sum->mixed = (float)(mixed / sqrt((double)count));
+}
+
+#ifdef GEMMA_TRACE
+struct layer_check {
+  const struct layer_sum *want;
+  uint32_t count, seen;
+  float allowed;
+  const char *wrong;
+};
+static void check_layer(void *user, const char *name, const float *values, long rows, long columns) {
+  struct layer_check *check = (struct layer_check *)user;
+  for (uint32_t i = 0; i < check->count; i++) {
+    const struct layer_sum *want = &check->want[i];
+    if (strncmp(want->name, name, sizeof want->name)) continue;
+    struct layer_sum got;
+    sum_up(&got, values + (rows - 1) * columns, (size_t)columns);
+    const float room = check->allowed * (want->largest > 1 ? want->largest : 1);
+    const int right = fabsf(got.root - want->root) <= room && fabsf(got.mixed - want->mixed) <= 4 * room;
+    if (!right && !check->wrong) check->wrong = want->name;
+    check->seen++;
+  }
+}
+#endif
+
+/*
+ * Replays what selftest.bin holds: ids, the scores that the reference interpreter gave after the last of them, and sums
+ * over what each layer left, which a program built with GEMMA_TRACE compares too.
+ */
 static int selftest(gemma *g) {
   FILE *file = fopen(beside("selftest.bin"), "rb");
   if (!file) die("there is no selftest.bin: the model was compiled without verification");
   char magic[8];
-  uint32_t count = 0, columns = 0;
+  uint32_t count = 0, columns = 0, layers = 0;
   float allowed = 0;
-  if (fread(magic, 1, 8, file) != 8 || memcmp(magic, "gemmacst", 8) || fread(&count, 4, 1, file) != 1 ||
-      fread(&columns, 4, 1, file) != 1 || fread(&allowed, 4, 1, file) != 1 || count == 0 || count > 4096 ||
-      columns != (uint32_t)gemma_vocab())
+  if (fread(magic, 1, 8, file) != 8 || memcmp(magic, "gemmacs2", 8) || fread(&count, 4, 1, file) != 1 ||
+      fread(&columns, 4, 1, file) != 1 || fread(&layers, 4, 1, file) != 1 || fread(&allowed, 4, 1, file) != 1 ||
+      count == 0 || count > 4096 || layers > 4096 || columns != (uint32_t)gemma_vocab())
     die("selftest.bin is damaged or belongs to another model");
   int32_t *ids = (int32_t *)malloc(count * sizeof *ids);
   float *want = (float *)malloc(columns * sizeof *want);
-  if (!ids || !want) die("out of memory");
-  if (fread(ids, 4, count, file) != count || fread(want, 4, columns, file) != columns) die("selftest.bin is cut short");
+  struct layer_sum *sums = (struct layer_sum *)malloc((layers + 1) * sizeof *sums);
+  if (!ids || !want || !sums) die("out of memory");
+  if (fread(ids, 4, count, file) != count || fread(want, 4, columns, file) != columns ||
+      fread(sums, sizeof *sums, layers, file) != layers)
+    die("selftest.bin is cut short");
   fclose(file);
+#ifdef GEMMA_TRACE
+  struct layer_check check = {sums, layers, 0, allowed, NULL};
+  gemma_trace(g, check_layer, &check);
+#endif
   if (gemma_prefill(g, ids, count)) die(gemma_error(g));
   double worst = 0, largest = 1;
   int same = 1;
@@ -199,7 +253,15 @@ static int selftest(gemma *g) {
     if (got[i] > got[own]) own = i;
   }
   same = top == own;
-  const int ok = worst <= allowed * largest;
+  int ok = worst <= allowed * largest;
+#ifdef GEMMA_TRACE
+  gemma_trace(g, NULL, NULL);
+  if (check.wrong || check.seen != layers) ok = 0;
+  if (check.wrong) printf("FAILED: %s is the first layer to differ\n", check.wrong);
+  else printf("%s: sums of %u of %u layers\n", check.seen == layers ? "ok" : "FAILED", check.seen, layers);
+#else
+  (void)sum_up;
+#endif
   printf("%s: %u tokens, largest difference %.1e of %.1e allowed, %s top token (%s)\n", ok ? "ok" : "FAILED", count,
 @cpu
          worst / largest, (double)allowed, same ? "the same" : "another", gemma_instruction_set());
@@ -208,6 +270,7 @@ static int selftest(gemma *g) {
 @end
   free(ids);
   free(want);
+  free(sums);
   return ok ? 0 : 4;
 }
 
@@ -322,6 +385,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(option, "--top-p")) how.top_p = (float)number_of(option, value, 0, 1);
     else if (!strcmp(option, "--seed")) seed = (uint32_t)number_of(option, value, 0, 4294967295.0);
 @cpu
+    else if (!strcmp(option, "--pin")) options.pin = 1, takes = 0;
     else if (!strcmp(option, "--threads")) options.threads = (int)number_of(option, value, 1, 1024);
 @gpu
     else if (!strcmp(option, "--device")) options.device = (int)number_of(option, value, 0, 1024);

@@ -51,7 +51,7 @@ gemma *gemma_create(const char *weights, const gemma_options *options) {
     g->arena = reserve(ARENA_BYTES);
     g->counting = malloc(g->position_count * sizeof *g->counting);
     g->order = malloc(VOCAB * sizeof *g->order);
-    if (!g->cache_memory || !g->arena || !g->counting || !g->order || team_open(&g->team, threads, step, g))
+    if (!g->cache_memory || !g->arena || !g->counting || !g->order || team_open(&g->team, threads, given.pin, step, g))
       fail(g, "out of memory or threads");
     else {
       for (size_t i = 0; i < g->position_count; i++) g->counting[i] = (int32_t)i;

@@ -26,16 +26,17 @@ struct gemma {
 
 /* Shows a value to whoever traces. */
 #ifdef GEMMA_TRACE
-#define TRACE(name, layer, values, rows, columns)                 \
-  do {                                                            \
-    meet(t);                                                      \
-    if (t->id == 0 && g->see) {                                   \
-      char text[160];                                             \
-      snprintf(text, sizeof text, name, (int)(layer));            \
-      g->see(g->user, text, values, rows, columns);               \
-    }                                                             \
-    meet(t);                                                      \
-  } while (0)
+static void show(gemma *g, const struct thread *t, const char *name, int layer, const float *values, long rows,
+                 long columns) {
+  meet(t);
+  if (t->id == 0 && g->see) {
+    char text[160];
+    snprintf(text, sizeof text, name, layer);
+    g->see(g->user, text, values, rows, columns);
+  }
+  meet(t);
+}
+#define TRACE(name, layer, values, rows, columns) show(g, t, name, (int)(layer), values, rows, columns)
 #else
 #define TRACE(name, layer, values, rows, columns) (void)0
 #endif

@@ -86,8 +86,23 @@ static void team_close(struct team *team) {
   free(team->threads);
 }
 
+/* Keeps thread `id` on one of the processors that the program may use. */
+static void pin_thread(pthread_t thread, int id) {
+#ifdef __linux__
+  cpu_set_t allowed, own;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) < 2) return;
+  int turn = id % CPU_COUNT(&allowed);
+  CPU_ZERO(&own);
+  for (int i = 0; i < CPU_SETSIZE; i++)
+    if (CPU_ISSET(i, &allowed) && turn-- == 0) CPU_SET(i, &own);
+  pthread_setaffinity_np(thread, sizeof own, &own);
+#else
+  (void)thread, (void)id;
+#endif
+}
+
 /* Gives 0, or -1 when the system has no threads or memory left. */
-static int team_open(struct team *team, int count, void (*step)(void *, const struct thread *), void *model) {
+static int team_open(struct team *team, int count, int pin, void (*step)(void *, const struct thread *), void *model) {
   team->step = step;
   team->model = model;
   team->threads = calloc((size_t)count, sizeof *team->threads);
@@ -100,6 +115,7 @@ static int team_open(struct team *team, int count, void (*step)(void *, const st
     const int id = team->count;
     team->threads[id] = (struct thread){team, id, count};
     if (pthread_create(&team->workers[id], NULL, work, &team->threads[id])) return -1;
+    if (pin) pin_thread(team->workers[id], id);
   }
   return 0;
 }
