@@ -293,7 +293,8 @@ function write(k: KernelBuilder, s: GemmShape, w: Written): void {
             k.if(token.lt(tokens), () => {
               const lane = up / 4 + odd;
               const [first, second] = range(gate ? 2 : 1).map((h) => {
-                const sum = (sums[gate ? h : i]?.[j] as Var<"f32x4">).lane(lane) as Expr<"f32">;
+                const acc = sums[gate ? h : i]?.[j] as Var<"f32x4">;
+                const sum = acc.lane(lane) as Expr<"f32">;
                 return scales[h] ? sum.mul(scales[h]) : sum;
               }) as [Expr<"f32">, Expr<"f32">];
               let value = gate ? activations[gate](k.let("gate", first)).mul(second) : first;
