@@ -126,8 +126,10 @@ export interface Named {
 
 /** An artifact that is run piece by piece on one fresh text. */
 export interface Pieces {
-  /** Computes `wanted` from `given` and from the text. Of what is given only the parts needed count. */
+  /** Computes `wanted` from `given` and from the text, in f32. Of what is given only the parts needed count. */
   run(given: readonly Named[], wanted: readonly string[]): Promise<Map<string, Float32Array>>;
+  /** The same as the artifact runs, where its products round what they multiply. */
+  readonly rounded?: Pieces["run"];
   close(): Promise<void>;
 }
 

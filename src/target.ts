@@ -38,6 +38,7 @@ interface OpenOptions {
   readonly modules?: Readonly<Record<string, ModuleInterface>>;
   readonly facts: ModelFacts;
   readonly watch?: Readonly<Record<string, string>>;
+  readonly exact?: boolean;
 }
 interface SideRequest {
   readonly checkpoint: Checkpoint;
@@ -65,8 +66,10 @@ export interface Target {
   prove(request: ProofRequest, twin: Twin | undefined): Promise<Proof>;
   /** Tries single operations of an artifact on made-up operands; for targets whose artifacts run piece by piece from any cache. */
   readonly probe?: (request: ProbeRequest) => Promise<Fault | undefined>;
-  /** The share by which products with codes may be off over all layers, in `verify`. */
-  readonly codesTolerance: number;
+  /** Whether an artifact's products round what they multiply, unless its session is to be exact. */
+  readonly rounds?: (dir: string) => Promise<boolean>;
+  /** The share by which results may be off over all layers, in `verify`, where products always round what they multiply with codes. */
+  readonly codesTolerance?: number;
 }
 
 /** What a program of its own reads beside its weights. */
@@ -97,10 +100,16 @@ export const targetTable = {
     prove: (request) =>
       prove(request, async (dir, facts, ids) => {
         const [parts, feeds] = [await Parts.open(dir), await clientFeeds(facts, ids)];
-        return { run: (given, wanted) => parts.run(given, feeds, wanted), close: async () => {} };
+        return {
+          run: (given, wanted) => parts.run(given, feeds, wanted),
+          ...(parts.rounds && {
+            rounded: (given, wanted) => parts.run(given, feeds, wanted, { asRun: true }),
+          }),
+          close: async () => {},
+        };
       }),
     probe,
-    codesTolerance: 0.2,
+    rounds: async (dir) => (await Parts.open(dir)).rounds,
   },
   c: {
     backend: (_: TargetOptions) => c(),
@@ -132,7 +141,6 @@ export const targetTable = {
     open: (dir, { facts, modules = {}, watch = {} }) => openStableHlo(dir, { facts, modules, watch }),
     beside: async () => ({ files: [] }),
     prove: (request) => prove(request, openPieces),
-    codesTolerance: 0.2,
   },
 } as const satisfies Readonly<Record<string, Target>>;
 

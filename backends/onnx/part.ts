@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import type { onnx } from "onnx-proto";
 import type { Named } from "../backend.ts";
 import { modelFile } from "./emit.ts";
-import { decodeModel, elementType, encodeProto, untyped } from "./proto.ts";
+import { decodeModel, elementType, encodeProto, inFloats, rounds, untyped } from "./proto.ts";
 import { createSession, emptyCaches, loadRuntime, type Tensor } from "./session.ts";
 
 /** Rows of a head that are enough to check it by; larger heads are cut down to so many. */
@@ -31,20 +31,27 @@ export class Parts {
     return new Parts(path, model, model.graph);
   }
 
+  /** Whether products round what they multiply, as the runtime does fastest. */
+  get rounds(): boolean {
+    return this.#graph.node?.some(rounds) ?? false;
+  }
+
   /**
    * Computes `wanted` from `given` and from what clients feed. Of what is given only the parts needed count; what is
-   * given and wanted too is computed from the rest. A large head gives its first rows only.
+   * given and wanted too is computed from the rest. A large head gives its first rows only. Products round only where
+   * they are wanted `asRun`.
    */
   async run(
     given: readonly Named[],
     feeds: Readonly<Record<string, Tensor>>,
     wanted: readonly string[],
+    { asRun = false } = {},
   ): Promise<Map<string, Float32Array>> {
     const { Tensor } = await loadRuntime();
     const starts = new Set(given.map((t) => t.name));
     // What is given goes by another name, as a node may yield it next to what is wanted.
     const nodes = this.#between(starts, wanted).map((n) => ({
-      ...n,
+      ...(asRun ? n : inFloats(n)),
       input: n.input?.map((i) => (starts.has(i) ? alias(i) : i)) ?? [],
     }));
     const read = new Set(nodes.flatMap((n) => n.input ?? []));

@@ -106,6 +106,15 @@ export const valueInfo = (name: string, elemType: number, shape: readonly Dim[])
   type: { tensorType: { elemType, shape: { dim: shape.map(dimension) } } },
 });
 
+/** The operator that multiplies by codes as the runtime does fastest: it rounds what it multiplies to 8 bits. */
+export const rounds = (n: onnx.INodeProto): boolean => n.opType === "MatMulNBits";
+
+/** The same products in f32: codes times scales, to be held to a reference. */
+export const inFloats = (n: onnx.INodeProto): onnx.INodeProto =>
+  rounds(n)
+    ? { ...n, attribute: (n.attribute ?? []).map((a) => (a.name === "accuracy_level" ? { ...a, i: 1 } : a)) }
+    : n;
+
 /** An output whose type and shape the reader infers. */
 export const untyped = (name: string): onnx.IValueInfoProto => ({
   name,

@@ -5,7 +5,7 @@ import { UserError } from "../../ir/error.ts";
 import { isCacheName, nextCache } from "../../passes/kv-cache.ts";
 import type { ModelFacts, Session, Step } from "../backend.ts";
 import { modelFile } from "./emit.ts";
-import { decodeModel, encodeProto, untyped } from "./proto.ts";
+import { decodeModel, encodeProto, inFloats, untyped } from "./proto.ts";
 
 type Ort = typeof ort;
 export type Tensor = ort.Tensor;
@@ -28,16 +28,22 @@ export interface OpenOptions {
   readonly facts: ModelFacts;
   /** Values to hand out with each step: origin → tensor name in the file. */
   readonly watch?: Readonly<Record<string, string>>;
+  /** Multiply by codes in f32, where the file asks for what is fastest. */
+  readonly exact?: boolean;
 }
 
 /** Opens the artifact in `dir`. Throws UserError when the runtime is missing or refuses the file. */
-export async function openSession(dir: string, { facts, watch = {} }: OpenOptions): Promise<Session> {
+export async function openSession(
+  dir: string,
+  { facts, watch = {}, exact = false }: OpenOptions,
+): Promise<Session> {
   const { Tensor } = await loadRuntime();
   const path = join(dir, modelFile);
   let session: ort.InferenceSession;
   try {
     const tensors = Object.values(watch);
-    session = await createSession(tensors.length ? await withOutputs(path, tensors) : path, dirname(path));
+    const changed = tensors.length > 0 || exact;
+    session = await createSession(changed ? await withOutputs(path, tensors, exact) : path, dirname(path));
   } catch (cause) {
     const why = cause instanceof Error ? cause.message.replace(/\s+/g, " ") : String(cause);
     throw new UserError(
@@ -145,11 +151,12 @@ export async function int64Row(values: readonly number[]): Promise<Tensor> {
 }
 
 /** The graph file with inner values declared as outputs too. It is opened from memory, its data from where it lies. */
-async function withOutputs(path: string, tensors: readonly string[]): Promise<Uint8Array> {
+async function withOutputs(path: string, tensors: readonly string[], exact: boolean): Promise<Uint8Array> {
   const model = decodeModel(await readFile(path));
   const { graph } = model;
   if (!graph) throw new Error("the file holds no graph");
   const declared = new Set(graph.output?.map((o) => o.name));
   graph.output = [...(graph.output ?? []), ...tensors.filter((t) => !declared.has(t)).map(untyped)];
+  if (exact) graph.node = graph.node?.map(inFloats) ?? [];
   return encodeProto(model);
 }

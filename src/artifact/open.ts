@@ -27,6 +27,8 @@ export interface Model {
 export interface OpenModelOptions {
   /** Origins of values that each step hands out. */
   readonly watch?: readonly string[];
+  /** Whether products by codes are to be f32 where the artifact would round what they multiply. */
+  readonly exact?: boolean;
 }
 
 /** Opens an artifact in its runtime, or a checkpoint on the reference interpreter. Throws UserError. */
@@ -40,7 +42,7 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
 async function openArtifact(
   path: string,
   manifest: Manifest,
-  { watch = [] }: OpenModelOptions,
+  { watch = [], exact = false }: OpenModelOptions,
 ): Promise<Model> {
   const { target, facts, generation, activations, modules } = manifest;
   for (const file of manifest.files) await checkSize(path, file);
@@ -56,6 +58,7 @@ async function openArtifact(
   const session = await targetTable[target].open(path, {
     facts,
     watch: Object.fromEntries(watched),
+    exact,
     ...(modules && { modules }),
   });
   const bytes = manifest.files.reduce((sum, f) => sum + f.bytes, 0);

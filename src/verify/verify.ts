@@ -44,17 +44,22 @@ export interface VerifyReport {
   readonly top1: number;
   readonly top5: number;
   readonly tolerance: number;
+  /** How near the next-token distributions are as the artifact runs, where its runtime rounds what it multiplies. */
+  readonly rounded?: Pick<VerifyReport, "kl" | "top1" | "top5">;
   /** The first activation, in the model's order, that lies outside the tolerance. */
   readonly firstDivergence?: Divergence;
 }
 
 const defaultTolerance = 2e-4;
+/** What rounding to 8 bits may do to the scores, as a share of the largest: enough to notice a broken kernel. */
+const roundedTolerance = 0.2;
 const builtIn = "The quick brown fox jumps over the lazy dog. In the beginning, 3 + 4 = 7.";
 
 /**
  * Runs an artifact and the checkpoint it was made from on the same tokens and compares logits and activations.
  * The checkpoint runs on the reference interpreter, in bounded memory; for a quantized artifact it is quantized in the
- * same way first. Throws UserError when they cannot be run.
+ * same way first, and multiplies in f32; what its runtime's rounding does to the scores is told beside. Throws
+ * UserError when they cannot be run.
  */
 export async function verify(
   artifact: string,
@@ -79,29 +84,34 @@ export async function verify(
       passes: rounding,
       calibration: manifest.calibration,
     });
-    const candidate = await openModel(artifact, { watch });
+    const candidate = await openModel(artifact, { watch, exact: true });
     try {
-      const rounds = quantized(manifest, opened.weights);
       const { graph } = modelGraph(opened);
       const tally = new Tally(
-        options.tolerance ?? (rounds ? codesTolerance(manifest) : defaultTolerance),
+        options.tolerance ?? toleranceOf(manifest, opened.weights),
         manifest.facts.vocab,
         graph.origins.get(graph.outputs.logits as Value) ?? "logits",
       );
+      const wanted: Rows[] = [];
       for (const [i, ids] of sequences.entries()) {
         options.progress?.(i, sequences.length);
         for (const model of [reference, candidate]) model.session.reset();
-        tally.add(watch, await reference.session.append(ids), await candidate.session.append(ids));
+        const want = await reference.session.append(ids);
+        tally.add(watch, want, await candidate.session.append(ids));
+        wanted.push({ logits: want.logits, watched: new Map() });
       }
       options.progress?.(sequences.length, sequences.length);
-      const report = tally.report();
-      const probe = targetOf(manifest)?.probe;
-      if (!report.ok || !probe) return report;
+      const exact = tally.report();
+      const target = targetOf(manifest);
+      if (!exact.ok || !target?.probe) return exact;
+      const report = (await target.rounds?.(artifact))
+        ? { ...exact, ...(await asRun(artifact, sequences, wanted, tally)) }
+        : exact;
       const longest = Math.max(...sequences.map((ids) => ids.length));
       const windows = isOwn(manifest) && longest <= longestWindow(graph);
       const { activations, facts } = manifest;
       const { weights } = opened;
-      const fault = await probe({ dir: artifact, activations, original: graph, facts, weights, windows });
+      const fault = await target.probe({ dir: artifact, activations, original: graph, facts, weights, windows });
       return fault ? { ...report, ok: false, firstDivergence: fault } : report;
     } finally {
       await candidate.close();
@@ -111,11 +121,38 @@ export async function verify(
   }
 }
 
-/** Runtimes round what they multiply with codes; over all layers that adds up. */
-const codesTolerance = (manifest: Manifest): number => targetOf(manifest)?.codesTolerance ?? defaultTolerance;
+/**
+ * Some runtimes always round what they multiply with codes; over all layers that adds up. And in caches of codes a tie may
+ * fall either way.
+ */
+function toleranceOf(manifest: Manifest, weights: Weights): number {
+  if (/\bquantize-cache\b/.test(manifest.passes)) return roundedTolerance;
+  return (quantized(manifest, weights) && targetOf(manifest)?.codesTolerance) || defaultTolerance;
+}
 
 const targetOf = ({ target }: Manifest): Target | undefined =>
   isTarget(target) ? targetTable[target] : undefined;
+
+/** What the rounding of the artifact's products does to its scores. */
+async function asRun(
+  artifact: string,
+  sequences: readonly (readonly number[])[],
+  wanted: readonly Rows[],
+  exact: Tally,
+): Promise<Pick<VerifyReport, "rounded" | "firstDivergence"> & { ok?: boolean }> {
+  const { session, close } = await openModel(artifact);
+  try {
+    const tally = exact.anew(roundedTolerance);
+    for (const [i, ids] of sequences.entries()) {
+      session.reset();
+      tally.add([], wanted[i] as Rows, await session.append(ids));
+    }
+    const { kl, top1, top5, ok, firstDivergence } = tally.report();
+    return { rounded: { kl, top1, top5 }, ...(firstDivergence && { ok, firstDivergence }) };
+  } finally {
+    await close();
+  }
+}
 
 /** Whether only gemmac's own passes made the artifact, so that what its caches hold is known. */
 function isOwn(manifest: Manifest): boolean {
@@ -143,7 +180,7 @@ function quantized({ passes }: Manifest, weights: Weights): boolean {
     const format = weights.info(name)?.format;
     return format !== undefined && blockFormat(format).codes !== undefined;
   };
-  return /\bquantize\b/.test(passes) || (carries && [...weights.names()].some(coded));
+  return /\bquantize(?!-)\b/.test(passes) || (carries && [...weights.names()].some(coded));
 }
 
 function checkSameShape(manifest: Manifest, config: Manifest["model"], checkpoint: string): void {
@@ -223,6 +260,11 @@ class Tally {
     this.#tolerance = tolerance;
     this.#vocab = vocab;
     this.#head = head;
+  }
+
+  /** One for the same model, with nothing in it. */
+  anew(tolerance: number): Tally {
+    return new Tally(tolerance, this.#vocab, this.#head);
   }
 
   add(order: readonly string[], want: Rows, got: Rows): void {

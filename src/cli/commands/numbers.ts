@@ -185,6 +185,14 @@ function printReport(r: VerifyReport): void {
       ["KL divergence", `${real(r.kl)} nats`],
       ["same top token", percent(r.top1)],
       ["same top 5 tokens", percent(r.top5)],
+      ...(r.rounded
+        ? [
+            [
+              "as it runs, rounding to 8 bits",
+              `${percent(r.rounded.top1)} the same, KL ${real(r.rounded.kl)} nats`,
+            ],
+          ]
+        : []),
     ]),
   );
   const first = r.firstDivergence;
