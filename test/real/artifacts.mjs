@@ -28,12 +28,17 @@ export function artifact(name, checkpoint, cache) {
   const script = `
     const { compile } = await import(${JSON.stringify(new URL("../../dist/src/index.js", import.meta.url).href)});
     const [checkpoint, out, options] = process.argv.slice(1);
-    const { seconds, warnings, targets: [t] } = await compile(checkpoint, { out, ...JSON.parse(options) });
-    const rss = process.resourceUsage().maxRSS * 1024;
-    console.log(JSON.stringify({ seconds, rss, bytes: t.bytes, proof: t.proof, warnings }));`;
+    try {
+      const { seconds, warnings, targets: [t] } = await compile(checkpoint, { out, ...JSON.parse(options) });
+      const rss = process.resourceUsage().maxRSS * 1024;
+      console.log(JSON.stringify({ seconds, rss, bytes: t.bytes, proof: t.proof, warnings }));
+    } catch (e) {
+      console.log(JSON.stringify({ failed: e.message }));
+    }`;
   const args = ["--input-type=module", "-e", script, checkpoint, out, JSON.stringify(asked[name])];
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
-  if (status !== 0) return { failed: /\w*Error: .*/.exec(stderr)?.[0] ?? stderr.trim().split("\n").at(-1) };
+  const result = status === 0 ? JSON.parse(stdout) : { failed: stderr.trim() || `its process ended with ${status}` };
+  if (result.failed) return result;
   writeFileSync(facts, stdout);
-  return { out, ...JSON.parse(stdout) };
+  return { out, ...result };
 }
