@@ -188,7 +188,13 @@ test("a window longer than the text is tried over a made-up cache, at compile ti
   });
 });
 
-describe.each(["standard", "ort"] as const)("in an artifact of the profile %s, verify finds", (profile) => {
+/** Whole numbers hide nothing: verify multiplies by them in f32. */
+const forms = [
+  ["standard", undefined],
+  ["ort", undefined],
+  ["ort", "int8"],
+] as const;
+describe.each(forms)("in an artifact of the profile %s (quant %s), verify finds", (profile, quant) => {
   test.each(Object.entries(defects))("%s", async (name, { model, at, change, seen }) => {
     const dir = join(models, model);
     const defect = pass("defect", {
@@ -196,8 +202,9 @@ describe.each(["standard", "ort"] as const)("in an artifact of the profile %s, v
       law: "free",
       run: (g) => map(g, (v, before) => (at.test(g.origins.get(before) ?? "") ? change(v) : v)),
     })();
-    const out = join(scratch, `${name}-${profile}`.replaceAll(" ", "-"));
-    await compile(dir, { targets: ["onnx"], out, profile, insert: [defect], verify: false });
+    const out = join(scratch, `${name}-${profile}-${quant}`.replaceAll(" ", "-"));
+    const options = { targets: ["onnx"], out, profile, insert: [defect], verify: false };
+    await compile(dir, { ...options, ...(quant && { quant }) });
     const report = await verify(out, dir);
     expect(report.ok).toBe(false);
     expect(report.firstDivergence?.origin).toBe(typeof seen === "string" ? seen : seen[profile]);

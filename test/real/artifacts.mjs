@@ -26,16 +26,13 @@ export function artifact(name, checkpoint, cache) {
   mkdirSync(join(cache, "artifacts"), { recursive: true });
   rmSync(out, { recursive: true, force: true });
   const script = `
-    const { compile } = await import(${JSON.stringify(new URL("../../dist/src/index.js", import.meta.url).href)});
-    const [checkpoint, out, options] = process.argv.slice(1);
-    try {
+    import(${JSON.stringify(new URL("../../dist/src/index.js", import.meta.url).href)}).then(async ({ compile }) => {
+      const [checkpoint, out, options] = process.argv.slice(1);
       const { seconds, warnings, targets: [t] } = await compile(checkpoint, { out, ...JSON.parse(options) });
       const rss = process.resourceUsage().maxRSS * 1024;
-      console.log(JSON.stringify({ seconds, rss, bytes: t.bytes, proof: t.proof, warnings }));
-    } catch (e) {
-      console.log(JSON.stringify({ failed: e.message }));
-    }`;
-  const args = ["--input-type=module", "-e", script, checkpoint, out, JSON.stringify(asked[name])];
+      return { seconds, rss, bytes: t.bytes, proof: t.proof, warnings };
+    }).catch((e) => ({ failed: e.message })).then((result) => console.log(JSON.stringify(result)));`;
+  const args = ["-e", script, checkpoint, out, JSON.stringify(asked[name])];
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
   const result = status === 0 ? JSON.parse(stdout) : { failed: stderr.trim() || `its process ended with ${status}` };
   if (result.failed) return result;

@@ -31,6 +31,16 @@ export async function readGolden(dir: string): Promise<Golden> {
   };
 }
 
+/** What transformers computes of the demo model: prompts, their scores, and 48 greedy ids each, in f32. */
+export async function readDemo(dir: string): Promise<Golden> {
+  const json = JSON.parse(readFileSync(join(dir, "golden.json"), "utf8"));
+  const prompts = json.prompts.map((p: { name: string; input_ids: number[]; greedy_ids: number[] }) => ({
+    ...{ id: p.name, input_ids: p.input_ids, generated_ids: p.greedy_ids },
+  }));
+  const tensors = await readF32(join(dir, "golden.safetensors"));
+  return { dir, atol: 2e-4, vocab: 1024, layers: 4, prompts, tensors };
+}
+
 /** Every float tensor of a small safetensors file. */
 export async function readF32(path: string): Promise<Map<string, Float32Array>> {
   const file = await open(path);

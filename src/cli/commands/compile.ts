@@ -185,13 +185,16 @@ class GraphPrinter {
 }
 
 /** How the artifact stands to the checkpoint, on one line. */
-function proofLine({ tokens, worst, scores, loss, instead }: Proof): string {
+function proofLine({ tokens, worst, rounded, scores, loss, instead }: Proof): string {
   const agreement = ({ kl, top1 }: Proof["scores"]) =>
     `KL ${kl.toExponential(1)} nats, ${top1 ? "the same" : "another"} top token`;
   const difference = `largest difference ${worst.share.toExponential(1)} of ${worst.allowed.toExponential(1)} allowed`;
+  const asRun = rounded
+    ? `; as it runs, rounding to 8 bits: ${rounded.share.toExponential(1)} of ${rounded.allowed.toExponential(1)} allowed`
+    : "";
   const lost = loss ? `; the passes' own loss: ${agreement(loss)}` : "";
   const where = instead ? ` (${instead})` : "";
-  return `verified on ${plural(tokens, "token")}${where}: ${difference}, ${agreement(scores)}${lost}`;
+  return `verified on ${plural(tokens, "token")}${where}: ${difference}, ${agreement(scores)}${asRun}${lost}`;
 }
 
 function printReport({ targets, seconds }: CompileReport, verbose: boolean): void {
