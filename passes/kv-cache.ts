@@ -34,6 +34,9 @@ export const isCacheName = (name: string): boolean => name.startsWith("past_key_
 /** The output that the next step is fed as the cache of this name. */
 export const nextCache = (name: string): string => name.replace(/^past_key_values/, "present");
 
+/** Whether caches have a fixed size, of slots that a step writes over. */
+export const hasSlots = (g: Graph): boolean => g.inputs.some((v) => v.attrs.name === "start");
+
 export const insertKvCache = pass("insert-kv-cache", {
   doc:
     "Each attention also sees the keys and values of the tokens before: they come in as past_key_values.N and go out " +

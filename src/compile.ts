@@ -7,6 +7,7 @@ import { UserError } from "../ir/error.ts";
 import type { Graph, Value } from "../ir/graph.ts";
 import { primitives } from "../ir/ops/index.ts";
 import { passes } from "../passes/index.ts";
+import { hasSlots, insertKvCache } from "../passes/kv-cache.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
 import { quantize } from "../passes/quantize.ts";
@@ -161,10 +162,12 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
   const laws = pipeline.map((p) => p.law);
   const own = pipeline.every((p) => passes.has(p.name) || backend.passes.some((b) => b.name === p.name));
   const originals = { original: graph, originalFacts: source, own };
-  // Caches of a fixed size would fill memory, and change nothing of what a fresh text gives.
-  const bare = () => pipeline.filter((p) => p.name !== "insert-kv-cache");
-  const hasSlots = legal.inputs.some((v) => v.attrs.name === "start");
-  const compiled = hasSlots ? legalize(runPasses(graph, bare()).graph, backend) : legal;
+  // Caches of a fixed size would fill memory, and change nothing of what a fresh text gives: it is proven on growing ones.
+  const growing = () => {
+    const bare = pipeline.filter((p) => p.name !== insertKvCache.name);
+    return insertKvCache().run(runPasses(graph, bare).graph);
+  };
+  const compiled = hasSlots(legal) ? legalize(growing(), backend) : legal;
   const made = { dir, activations, ...originals, compiled, laws, facts, weights };
   const proof = options.verify === false ? undefined : { ...made, ids: await proofIds(made, checkpoint) };
   const sides = await target.beside({

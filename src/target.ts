@@ -4,7 +4,7 @@ import { cuda, gpuMissing, openSession as openCuda } from "../backends/cuda/inde
 import { onnx, openSession as openOnnx, Parts, type WeightStorage } from "../backends/onnx/index.ts";
 import { openPieces, openSession as openStableHlo, stablehlo } from "../backends/stablehlo/index.ts";
 import type { Graph } from "../ir/graph.ts";
-import { clientFiles, configFile, holdsCodes } from "./artifact/clients.ts";
+import { clientFiles, configFile, ownCaches } from "./artifact/clients.ts";
 import { programFiles, type SideFile, selftestFile } from "./artifact/program.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
 import { clientFeeds } from "./verify/feeds.ts";
@@ -20,7 +20,7 @@ export interface TargetOptions {
   readonly profile?: "standard" | "ort";
   /** StableHLO: texts that are run at once. */
   readonly batch?: number;
-  /** StableHLO and CUDA: slots of the caches, in tokens. */
+  /** Slots of the caches, in tokens. ONNX caches grow where it is left out. */
   readonly capacity?: number;
   /** StableHLO: "bf16" lets products round to that what they multiply, as TPUs do fastest, and keeps caches in it. */
   readonly arithmetic?: "f32" | "bf16";
@@ -89,9 +89,10 @@ export const targetTable = {
     backend: onnx,
     open: openOnnx,
     async beside({ checkpoint, facts, graph, emitted, warn }) {
-      if (holdsCodes(graph))
+      const own = ownCaches(graph);
+      if (own)
         warn(
-          "the caches hold 8-bit codes, which gemmac runs; transformers.js and onnxruntime-genai cannot feed them, so their files are left out",
+          `the caches ${own}, which gemmac runs; transformers.js and onnxruntime-genai cannot feed them, so their files are left out`,
         );
       const dataFiles = emitted.filter((f) => f.path.includes("_data")).length;
       const files = clientFiles(checkpoint, facts, graph, dataFiles);

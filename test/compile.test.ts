@@ -308,3 +308,25 @@ function wide(): string {
   writeFileSync(join(dir, "config.json"), JSON.stringify(config));
   return dir;
 }
+
+test.each([{}, { quant: "int8" }, { profile: "standard" }] as const)(
+  "caches of a fixed size, with rings for windows, are proven and hold no more: %o",
+  async (options) => {
+    const [from, out] = [join(import.meta.dirname, "data/models/gemma3"), join(fresh(), "out")];
+    const warnings: string[] = [];
+    const warn = (message: string) => warnings.push(message);
+    const { targets } = await compile(from, { targets: ["onnx"], out, capacity: 20, ...options, warn });
+    expect(targets[0]?.proof?.ok).toBe(true);
+    expect(warnings.join()).toContain("transformers.js and onnxruntime-genai do not take");
+    // The window is 8.
+    const ids = Array.from({ length: 20 }, (_, i) => 7 * i + 2);
+    expect(await verify(out, from, { ids: [ids] })).toMatchObject({ ok: true });
+    const { session, close } = await openModel(out);
+    await session.append(ids.slice(0, 19));
+    await session.append(ids.slice(0, 1));
+    await expect(session.append([2])).rejects.toThrow(
+      "1 more tokens after 20 do not fit into caches of 20 slots",
+    );
+    await close();
+  },
+);

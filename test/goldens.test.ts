@@ -24,6 +24,7 @@ const backends: Record<string, (dir: string, name: string) => Promise<string>> =
   reference: async (dir) => dir,
   standard: (dir, name) => compiled(dir, name, "standard"),
   ort: (dir, name) => compiled(dir, name, "ort"),
+  "ort, slots": (dir, name) => compiled(dir, name, "ort", 64),
   gguf: (dir, name) => inGguf(dir, name),
   "gguf, ort": async (dir, name) => compiled(await inGguf(dir, name), `${name}-gguf`, "ort"),
   c: async (dir, name) =>
@@ -49,9 +50,14 @@ if (cuda !== "a GPU") console.warn(`the goldens of cuda: ${cuda}`);
 const inGguf = (dir: string, name: string) =>
   writeGguf(dir, join(scratch, `${name}.gguf`), (_, dtype) => (dtype === "bf16" ? "bf16" : "f32"));
 
-async function compiled(dir: string, name: string, profile: "standard" | "ort"): Promise<string> {
-  const out = join(scratch, `${name}-${profile}`);
-  return (await compile(dir, { targets: ["onnx"], out, profile, verify: false })).out;
+async function compiled(
+  dir: string,
+  name: string,
+  profile: "standard" | "ort",
+  capacity = 0,
+): Promise<string> {
+  const out = join(scratch, `${name}-${profile}-${capacity}`);
+  return (await compile(dir, { targets: ["onnx"], out, profile, capacity, verify: false })).out;
 }
 
 const jax = await findJax();

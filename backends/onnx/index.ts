@@ -8,7 +8,7 @@ import { fuseGqa } from "./ort/gqa.ts";
 
 export { modelFile } from "./emit.ts";
 export { headRows, Parts } from "./part.ts";
-export { int64Row, openSession } from "./session.ts";
+export { int64Row, openSession, placedText } from "./session.ts";
 
 /** How weights lie in the files: as 32-bit floats, or as the checkpoint stores them, to be widened at load where need be. */
 export type WeightStorage = "f32" | "stored";
@@ -17,12 +17,14 @@ export interface OnnxOptions {
   /** "standard": the standard operator set only. "ort": the fastest operators of ONNX Runtime. */
   readonly profile?: "standard" | "ort";
   readonly weights?: WeightStorage;
+  /** Slots of each cache, in tokens; windowed layers get a ring as long as their window. Left out, caches grow. */
+  readonly capacity?: number;
 }
 
-/** What comes between the beginning and the end that both profiles share. */
+/** What comes between the cache and the end that both profiles share. */
 const pipelines = {
-  standard: "fuse,insert-kv-cache,fuse-quant",
-  ort: "fuse,insert-kv-cache,last-logits,fuse-residual-norm,fuse-gqa,fuse-quant",
+  standard: "fuse-quant",
+  ort: "last-logits,fuse-residual-norm,fuse-gqa,fuse-quant",
 } as const;
 
 const profiles: Readonly<
@@ -35,12 +37,16 @@ const profiles: Readonly<
   ort: contrib,
 };
 
-export const onnx = ({ profile = "standard", weights = "stored" }: OnnxOptions = {}): Backend => {
+export const onnx = ({
+  profile = "standard",
+  weights = "stored",
+  capacity = 0,
+}: OnnxOptions = {}): Backend => {
   const { refuses, ...chosen } = profiles[profile];
   const [start, casts] =
     weights === "stored" ? ["share-tables,carry-blocks", "leave"] : ["share-tables", "fold"];
   const passes: Pass[] = parsePipeline(
-    `${start},${pipelines[profile]},fold-weights{work=blockwise,casts=${casts}}`,
+    `${start},fuse,insert-kv-cache{capacity=${capacity}},${pipelines[profile]},fold-weights{work=blockwise,casts=${casts}}`,
     (name) => (name === fuseGqa.name ? fuseGqa : undefined),
   );
   return {

@@ -55,6 +55,7 @@ export async function openSession(
   }
 
   const none = await emptyCaches(session.inputMetadata);
+  const hasSlots = session.inputNames.includes("start");
   let cache = none;
   let fed = 0;
   const row = (values: readonly number[]) =>
@@ -66,8 +67,15 @@ export async function openSession(
 
   /** The wanted values of one run, by name in the file. */
   const run = async (ids: readonly number[]): Promise<ReadonlyMap<string, Floats>> => {
-    const mask = row(new Array<number>(fed + ids.length).fill(1));
-    const out = await session.run({ input_ids: row(ids), attention_mask: mask, ...cache });
+    if (hasSlots && fed + ids.length > facts.context)
+      throw new UserError(
+        "usage",
+        `${ids.length} more tokens after ${fed} do not fit into caches of ${facts.context} slots`,
+        "give a shorter text, or compile with a larger --capacity",
+      );
+    const mask = () => row(new Array<number>(fed + ids.length).fill(1));
+    const text = hasSlots ? await placedText(ids, fed) : { input_ids: row(ids), attention_mask: mask() };
+    const out = await session.run({ ...text, ...cache });
     fed += ids.length;
     const next = Object.keys(cache).map((name) => [name, out[nextCache(name)] as Tensor]);
     cache = Object.fromEntries(next);
@@ -130,7 +138,10 @@ export async function createSession(
   return InferenceSession.create(graph, { logSeverityLevel: 3, extra });
 }
 
-/** What is fed as caches before the first token. Sizes that are not numbers are texts, and 1, or tokens, and 0. */
+/**
+ * What is fed as caches before the first token. Sizes that are not numbers are texts, and 1, or tokens, and 0; caches of a
+ * fixed size are zero.
+ */
 export async function emptyCaches(
   inputs: readonly ort.InferenceSession.ValueMetadata[],
 ): Promise<Readonly<Record<string, Tensor>>> {
@@ -138,10 +149,22 @@ export async function emptyCaches(
   const tensors = inputs.flatMap((input) => {
     if (!input.isTensor || !isCacheName(input.name)) return [];
     const dims = input.shape.map((d, axis) => (typeof d === "number" ? d : axis === 0 ? 1 : 0));
-    const data = input.type === "int8" ? new Int8Array(0) : new Float32Array(0);
+    const n = dims.reduce((a, b) => a * b, 1);
+    const data = input.type === "int8" ? new Int8Array(n) : new Float32Array(n);
     return [[input.name, new Tensor(input.type, data, dims)] as const];
   });
   return Object.fromEntries(tensors);
+}
+
+/** One text as graphs with caches of a fixed size take it, the first token being at `start`. */
+export async function placedText(ids: readonly number[], start: number): Promise<Record<string, Tensor>> {
+  const { Tensor } = await loadRuntime();
+  const row = (values: readonly number[]) => new Tensor("int32", Int32Array.from(values), [1, values.length]);
+  return {
+    tokens: row(ids),
+    positions: row(ids.map((_, i) => start + i)),
+    start: new Tensor("int32", Int32Array.of(start), []),
+  };
 }
 
 /** Whole numbers for one text, as the runtime takes them. */

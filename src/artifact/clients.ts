@@ -2,13 +2,13 @@ import type { ModelFacts } from "../../backends/backend.ts";
 import { modelFile } from "../../backends/onnx/index.ts";
 import type { Graph } from "../../ir/graph.ts";
 import { isFloat } from "../../ir/type.ts";
-import { isCache } from "../../passes/kv-cache.ts";
+import { hasSlots, isCache } from "../../passes/kv-cache.ts";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { GemmaConfig } from "../model/config.ts";
 
 /**
- * The files that other people's programs read beside the graph. None of them feeds caches of codes, so an artifact with
- * such gets no file that invites them to load it.
+ * The files that other people's programs read beside the graph. None of them feeds caches of codes or of a fixed size, so an
+ * artifact with such gets no file that invites them to load it.
  */
 export function clientFiles(
   checkpoint: Checkpoint,
@@ -16,7 +16,7 @@ export function clientFiles(
   graph: Graph,
   dataFiles: number,
 ): { path: string; text: string }[] {
-  if (holdsCodes(graph)) return [configFile(checkpoint, facts)];
+  if (ownCaches(graph)) return [configFile(checkpoint, facts)];
   const loading = { dtype: "fp32", use_external_data_format: { "model.onnx": dataFiles } };
   const config = configFile(checkpoint, facts, { "transformers.js_config": loading });
   return [config, { path: "genai_config.json", text: printed(genai(checkpoint, facts)) }];
@@ -25,6 +25,12 @@ export function clientFiles(
 /** Whether its caches hold codes, not floats. */
 export const holdsCodes = (graph: Graph): boolean =>
   graph.inputs.some((v) => isCache(v) && !isFloat(v.dtype));
+
+/** What of its caches other clients cannot feed, if there is any. */
+export function ownCaches(graph: Graph): string | undefined {
+  if (holdsCodes(graph)) return "hold 8-bit codes";
+  return hasSlots(graph) ? "have a fixed size" : undefined;
+}
 
 const printed = (content: object): string => `${JSON.stringify(content, null, 2)}\n`;
 

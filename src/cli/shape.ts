@@ -20,7 +20,7 @@ export const addShapeOptions = (command: Command): Command =>
     .option("--batch <n>", "stablehlo: texts that are run at once (default: 1)", fixed)
     .option(
       "--capacity <tokens>",
-      "stablehlo, cuda: slots of the caches (default: 4096)",
+      "slots of the caches; those of onnx grow without it (default: 4096)",
       integer(1, 2 ** 24),
     )
     .option(

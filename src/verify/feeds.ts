@@ -1,5 +1,5 @@
 import type { ModelFacts } from "../../backends/backend.ts";
-import { int64Row } from "../../backends/onnx/index.ts";
+import { int64Row, placedText } from "../../backends/onnx/index.ts";
 import { cacheNames } from "../../passes/kv-cache.ts";
 
 /** What a client feeds for these tokens after `past` others, but for empty caches; one not among `caches` is zero. */
@@ -22,4 +22,18 @@ export async function clientFeeds(
     attention_mask: await int64Row(mask),
     ...Object.fromEntries(names.map((name) => [name, new Tensor("float32", caches[name] ?? zero, shape)])),
   };
+}
+
+/** The same for caches of a fixed size, which are empty. */
+export async function slotFeeds(
+  { kvHeads, headDim }: ModelFacts,
+  ids: readonly number[],
+  slots: ReadonlyMap<string, number>,
+) {
+  const { Tensor } = await import("onnxruntime-node");
+  const caches = [...slots].map(([name, n]) => {
+    const zero = new Float32Array(kvHeads * n * headDim);
+    return [name, new Tensor("float32", zero, [1, kvHeads, n, headDim])] as const;
+  });
+  return { ...(await placedText(ids, 0)), ...Object.fromEntries(caches) };
 }

@@ -1,6 +1,6 @@
 import type { Value } from "../../../ir/graph.ts";
 import { composite, float, int } from "../../../ir/op.ts";
-import { attention, concat, reshape, rope, transpose } from "../../../ir/ops/index.ts";
+import { attention, concat, param, reshape, rope, transpose } from "../../../ir/ops/index.ts";
 import { any } from "../../../ir/pattern.ts";
 import { map, pass } from "../../../passes/pass.ts";
 import { rewrite, rule } from "../../../passes/rewrite.ts";
@@ -75,6 +75,8 @@ const find = rewrite("find-gqa", {
       const { causal, ...seeing } = attention.of(core)?.attrs ?? {};
       const turn = core.inputs[0]?.attrs;
       const { q, k, v, past_key, past_value, positions, past_positions } = m;
+      // The operator takes the past to be in order and without gaps, which a ring is not.
+      if (past_positions.op !== param) return undefined;
       const made = group_query_attention(q, k, v, past_key, past_value, positions, past_positions, {
         heads: core.fixed(1),
         ...seeing,
