@@ -123,6 +123,7 @@ const folders: Record<string, [Record<string, string | Uint8Array | null>, ...st
   ],
   "config that is a list": [{ "config.json": "[]" }, "config.json", "object"],
   "config that is a pointer": [{ "config.json": "version https://git-lfs.github.com/spec/v1\n" }, "git-lfs"],
+  "an embedder": [{ "modules.json": "[]" }, "modules.json", "EmbeddingGemma"],
   "no config": [{ "config.json": null }, "no config.json"],
   "eos outside the vocabulary": [{ "generation_config.json": '{"eos_token_id": [1, 512]}' }, "eos_token_id"],
   "temperature in words": [{ "generation_config.json": '{"temperature": "hot"}' }, "temperature", "hot"],

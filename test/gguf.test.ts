@@ -136,6 +136,12 @@ test.each<[string, () => Buffer, string]>([
   ],
   ["no architecture", () => ggufFile({ a: 1 }, [norm]), "general.architecture"],
   ["another architecture", () => ggufFile({ "general.architecture": "gemma4" }, [norm]), "Gemma 4"],
+  ["an embedder", () => ggufFile({ "general.architecture": "gemma-embedding" }, [norm]), "EmbeddingGemma"],
+  [
+    "attention in both directions",
+    () => ggufFile({ ...gemma, "gemma.attention.causal": false }, [norm]),
+    "use_bidirectional_attention is true",
+  ],
   ["a llama", () => ggufFile({ "general.architecture": "llama" }, [norm]), "not a Gemma"],
   [
     "heads that differ by layer",

@@ -31,13 +31,9 @@ export class Parts {
     return new Parts(path, model, model.graph);
   }
 
-  /** How many slots each cache has, where that is fixed; undefined when caches grow. */
-  get slots(): ReadonlyMap<string, number> | undefined {
-    const inputs = this.#graph.input ?? [];
-    if (!inputs.some((i) => i.name === "start")) return undefined;
-    const dims = (i: onnx.IValueInfoProto) => i.type?.tensorType?.shape?.dim ?? [];
-    const caches = inputs.filter((i) => dims(i).length === 4);
-    return new Map(caches.map((i) => [i.name ?? "", Number(dims(i)[2]?.dimValue)]));
+  /** Whether caches have a fixed size. */
+  get hasSlots(): boolean {
+    return this.#graph.input?.some((i) => i.name === "start") ?? false;
   }
 
   /** Whether products round what they multiply, as the runtime does fastest. */

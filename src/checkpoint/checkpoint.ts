@@ -34,6 +34,8 @@ export interface Checkpoint extends ConfigReading {
 
 const configFile = "config.json";
 const generationFile = "generation_config.json";
+/** How sentence-transformers lists what follows the language model. */
+const sentenceFile = "modules.json";
 const single = "model.safetensors";
 const indexFile = "model.safetensors.index.json";
 const download = "download the whole checkpoint again";
@@ -46,6 +48,12 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   const json = await folder.json(configFile);
   if (!json) throw noConfig(dir, present ?? new Set());
   const reading = traced(readConfig(json, where(configFile)), folder);
+  if (present?.has(sentenceFile))
+    throw inputError(
+      where(sentenceFile),
+      "describes a model that embeds texts, as EmbeddingGemma does: pooling and dense layers are not there yet",
+      "use a checkpoint of a language model, or remove this file if it is one",
+    );
   const own = await folder.json(generationFile);
   const settings = where(own ? generationFile : configFile);
   const generation = readGeneration(own ?? {}, reading.json, settings, reading.config.vocab);

@@ -20,20 +20,7 @@ export async function clientFeeds(
   return {
     input_ids: await int64Row(ids),
     attention_mask: await int64Row(mask),
+    ...(await placedText(ids, past)),
     ...Object.fromEntries(names.map((name) => [name, new Tensor("float32", caches[name] ?? zero, shape)])),
   };
-}
-
-/** The same for caches of a fixed size, which are empty. */
-export async function slotFeeds(
-  { kvHeads, headDim }: ModelFacts,
-  ids: readonly number[],
-  slots: ReadonlyMap<string, number>,
-) {
-  const { Tensor } = await import("onnxruntime-node");
-  const caches = [...slots].map(([name, n]) => {
-    const zero = new Float32Array(kvHeads * n * headDim);
-    return [name, new Tensor("float32", zero, [1, kvHeads, n, headDim])] as const;
-  });
-  return { ...(await placedText(ids, 0)), ...Object.fromEntries(caches) };
 }

@@ -49,7 +49,7 @@ export async function probe(request: ProbeRequest): Promise<Fault | undefined> {
   const model = fuseRmsNorm().run(request.original);
   const parts = await Parts.open(request.dir);
   // A ring's slots stand where its tokens stood; attention over one is tried as a whole.
-  const window = request.windows && !parts.slots ? longestWindow(model) : 0;
+  const window = request.windows && !parts.hasSlots ? longestWindow(model) : 0;
   let layer = 0;
   for (const v of model.values()) {
     const norm = rms_norm.of(v);
@@ -172,7 +172,7 @@ async function tried(
   );
   const tensor = activations[origin] as string;
   const ids = Array.from({ length: T }, () => 0);
-  const feeds = await (parts.slots ? slotFeeds(facts, ids, parts.slots) : clientFeeds(facts, ids, past, own));
+  const feeds = await clientFeeds(facts, ids, past, own);
   const got = (await parts.run(given, feeds, [tensor])).get(tensor);
   if (!want || !got) throw new Error(`${origin} cannot be computed on its own`);
   const exact = Float32Array.from(want.data);

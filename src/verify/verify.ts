@@ -111,7 +111,14 @@ export async function verify(
       const windows = isOwn(manifest) && longest <= longestWindow(graph);
       const { activations, facts } = manifest;
       const { weights } = opened;
-      const fault = await target.probe({ dir: artifact, activations, original: graph, facts, weights, windows });
+      const fault = await target.probe({
+        dir: artifact,
+        activations,
+        original: graph,
+        facts,
+        weights,
+        windows,
+      });
       return fault ? { ...report, ok: false, firstDivergence: fault } : report;
     } finally {
       await candidate.close();

@@ -67,6 +67,9 @@ export function configOf({ metadata, tensors }: GgufHeader, where: string): Gguf
     const value = number(part);
     if (value !== undefined) put(key, value, "stated", `${architecture}.${part}`);
   }
+  const causal = metadata.get(`${architecture}.attention.causal`);
+  if (causal === false)
+    put("use_bidirectional_attention", true, "derived", `${architecture}.attention.causal`);
   const values = number("attention.value_length");
   if (values !== undefined && values !== json.head_dim)
     throw bad(`${architecture}.attention.value_length`, values, `not the key length ${json.head_dim}`);

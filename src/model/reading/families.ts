@@ -62,12 +62,19 @@ function gemma3(keys: Keys): Gemma3Config {
 type Defaults = Pick<Dimensions, "vocab" | "width" | "hidden" | "layers" | "heads" | "kvHeads" | "context">;
 const middling = { width: 2304, hidden: 9216, layers: 26, heads: 8, kvHeads: 4 } as const;
 
+/** Keys that ask for another computation when they are true, or say anything. */
+const unsupported: readonly (readonly [key: string, why: string])[] = [
+  ["attention_bias", ""],
+  ["use_bidirectional_attention", ": EmbeddingGemma, whose tokens see those after them, is not there yet"],
+  ["quantization_config", ""],
+];
+
 function dimensions(keys: Keys, d: Defaults): Omit<Dimensions, "activation"> {
-  for (const key of ["attention_bias", "use_bidirectional_attention", "quantization_config"]) {
+  for (const [key, why] of unsupported) {
     const value = keys.stated(key);
     if (value !== undefined && value !== null && value !== false)
       throw keys.bad(
-        `${key} is ${quote(value)}, which gemmac does not support`,
+        `${key} is ${quote(value)}, which gemmac does not support${why}`,
         "use a checkpoint without it",
       );
   }

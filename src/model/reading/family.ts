@@ -11,6 +11,7 @@ const missing: readonly (readonly [RegExp, string, string])[] = [
     "Gemma 4",
     "per-layer embeddings, shared key/value layers and wide global heads are not there yet",
   ],
+  [/^gemma[-_]?embedding/, "EmbeddingGemma", "attention in both directions and pooling are not there yet"],
   [/^paligemma/, "PaliGemma", "the vision tower is not there yet"],
   [/^recurrent_gemma/, "RecurrentGemma", "recurrent blocks are not there yet"],
   [/^vaultgemma/, "VaultGemma", "its blocks without post-norms are not there yet"],
