@@ -124,6 +124,9 @@ export interface Named {
   readonly data: Float32Array;
 }
 
+/** Rows of a head that are enough to check it by; larger heads are cut down to so many. */
+export const headRows = 16_384;
+
 /** An artifact that is run piece by piece on one fresh text. */
 export interface Pieces {
   /** Computes `wanted` from `given` and from the text, in f32. Of what is given only the parts needed count. */

@@ -21,6 +21,7 @@ import { compile } from "../src/compile.ts";
 import { plan } from "../src/plan/plan.ts";
 import { verify } from "../src/verify/verify.ts";
 import { distance } from "./support/goldens.ts";
+import { findJax } from "./support/jax.ts";
 
 const tiny = join(import.meta.dirname, "data/models/gemma1-mha");
 const root = mkdtempSync(join(tmpdir(), "gemmac-compile-"));
@@ -265,15 +266,33 @@ test("a breach fails the build, is told by name and leaves nothing", async () =>
 test.each([{}, { profile: "standard" }, { quant: "int8" }] as const)(
   "a feed-forward wider than the head's checked rows is proven whole %j",
   async (options) => {
-    const dir = wide();
+    // As wide as Gemma 7B's.
+    const dir = oneLayer({ hidden: 24_576 });
     const report = await compile(dir, { targets: ["onnx"], out: join(fresh(), "out"), ...options });
     expect(report.targets[0]?.proof?.ok).toBe(true);
   },
 );
 
-/** Gemma 7B's feed-forward, 24,576 columns, in a model that is otherwise as small as can be. */
-function wide(): string {
-  const [width, hidden, vocab] = [32, 24_576, 300];
+const jax = await findJax();
+test.each([
+  {},
+  { profile: "standard" },
+  { quant: "int8" },
+  ...(jax ? [{ targets: ["stablehlo"] }] : []),
+] as const)(
+  "a head of which the first rows are checked, with bounded scores and without, is proven %j",
+  async (options) => {
+    for (const family of ["gemma", "gemma2"]) {
+      const dir = oneLayer({ vocab: 20_000, family });
+      const report = await compile(dir, { targets: ["onnx"], out: join(fresh(), "out"), ...options });
+      expect(report.targets[0]?.proof?.ok).toBe(true);
+    }
+  },
+);
+
+/** A model as small as can be, but for what is asked. */
+function oneLayer({ hidden = 64, vocab = 300, family = "gemma" }): string {
+  const width = 32;
   const layer = "model.layers.0";
   const shapes = {
     "model.embed_tokens.weight": [vocab, width],
@@ -287,6 +306,10 @@ function wide(): string {
     [`${layer}.self_attn.q_proj.weight`]: [width, width],
     [`${layer}.self_attn.v_proj.weight`]: [width, width],
     "model.norm.weight": [width],
+    ...(family === "gemma2" && {
+      [`${layer}.pre_feedforward_layernorm.weight`]: [width],
+      [`${layer}.post_feedforward_layernorm.weight`]: [width],
+    }),
   };
   let end = 0;
   const entries = Object.entries(shapes).map(([name, shape]) => {
@@ -302,6 +325,7 @@ function wide(): string {
   writeFileSync(join(dir, "model.safetensors"), Buffer.concat([length, header, Buffer.from(data.buffer)]));
   const config = {
     ...JSON.parse(readFileSync(join(tiny, "config.json"), "utf8")),
+    ...{ model_type: family, architectures: undefined, hidden_activation: "gelu_pytorch_tanh" },
     ...{ vocab_size: vocab, hidden_size: width, intermediate_size: hidden, num_hidden_layers: 1 },
     ...{ num_attention_heads: 1, num_key_value_heads: 1, head_dim: width, tie_word_embeddings: true },
   };

@@ -1,13 +1,10 @@
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { onnx } from "onnx-proto";
-import type { Named } from "../backend.ts";
+import { headRows, type Named } from "../backend.ts";
 import { modelFile } from "./emit.ts";
 import { decodeModel, elementType, encodeProto, inFloats, rounds, untyped } from "./proto.ts";
 import { createSession, emptyCaches, loadRuntime, type Tensor } from "./session.ts";
-
-/** Rows of a head that are enough to check it by; larger heads are cut down to so many. */
-export const headRows = 16_384;
 
 /** An ONNX artifact that is run piece by piece, so that few weights at a time are in memory. */
 export class Parts {

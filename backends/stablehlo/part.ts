@@ -1,14 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { TensorType } from "../../ir/type.ts";
-import type { ModelFacts, Named, Pieces } from "../backend.ts";
+import { headRows, type ModelFacts, type Named, type Pieces } from "../backend.ts";
 import { exportedBlob, flatTrees } from "./jax/exported.ts";
 import { type Arg, int32, Worker } from "./jax/worker.ts";
 import { aliasOf, MainFunction } from "./text/read.ts";
 import { weightsFile } from "./weights.ts";
-
-/** Rows of a head that are enough to check it by; larger heads are cut down to so many. */
-const headRows = 16_384;
 
 /**
  * The prefill function of the artifact in `dir`, run piece by piece on a fresh text, so that one layer's weights at a

@@ -1,5 +1,5 @@
 import type { ModelFacts } from "../../backends/backend.ts";
-import { headRows } from "../../backends/onnx/index.ts";
+import { headRows } from "../../backends/backend.ts";
 import { byteLength } from "../../backends/stream/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
 import { cast, dequantize, gather, quantize } from "../../ir/ops/index.ts";

@@ -1,7 +1,7 @@
-import type { ModelFacts, Named, Pieces, Step } from "../../backends/backend.ts";
+import { headRows, type ModelFacts, type Named, type Pieces, type Step } from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/index.ts";
 import type { Weights } from "../../backends/weights.ts";
-import type { Graph } from "../../ir/graph.ts";
+import type { Graph, Value } from "../../ir/graph.ts";
 import { quant_linear } from "../../ir/ops/index.ts";
 import { count } from "../../ir/tensor.ts";
 import type { Law } from "../../passes/pass.ts";
@@ -121,31 +121,45 @@ async function held(
     const share = shareOff(a, b);
     return share / allowed > known.share / known.allowed ? { origin, share, allowed } : known;
   };
-  const products = new Set(
-    [...compiled.origins].flatMap(([v, origin]) => (quant_linear.of(v) ? [origin] : [])),
-  );
+  const named = (some: readonly string[]) => some.map((origin) => activations[origin] as string);
+  const originsOf = (has: (v: Value) => boolean) =>
+    new Set([...compiled.origins].flatMap(([v, origin]) => (has(v) ? [origin] : [])));
+  const heads = originsOf((v) => v.type.rank === 3 && v.shape[2] === facts.vocab);
+  const products = originsOf((v) => quant_linear.of(v) !== undefined);
+  /** What both have: an artifact may give the last tokens only, and of their scores the first ones. */
+  const common = (origin: string, a: Float32Array, b: Float32Array): [Float32Array, Float32Array] => {
+    if (!heads.has(origin) || b.length === a.length) return [a.subarray(-b.length), b];
+    const row = b.subarray(-rowLength(b.length, ids.length, facts.vocab));
+    return [a.subarray(a.length - facts.vocab).subarray(0, row.length), row];
+  };
   let scores: Float32Array | undefined;
   const given: Named[] = [];
   // Caches of codes round what they hold, and a tie may fall either way.
   const tolerance = compiled.inputs.some((v) => v.dtype === "i8") ? allowed.rounded : allowed.float;
   for (const { origins } of stages(compiled, watch)) {
     const last = origins.includes(watch.at(-1) as string);
-    given.push(...rowsOf(origins, request, want.watched));
-    const named = (some: readonly string[]) => some.map((origin) => activations[origin] as string);
+    // Scores may be cut, and then are of no use to what comes after.
+    given.push(
+      ...rowsOf(
+        origins.filter((o) => !heads.has(o)),
+        request,
+        want.watched,
+      ),
+    );
     const wanted = last ? [...named(origins), "logits"] : named(origins);
     const got = await pieces.run(given, wanted);
     const pairs = origins.flatMap((origin) => {
       const [name, a] = [activations[origin] as string, want.watched.get(origin)];
       const b = got.get(name);
-      return !a || !b || name === "logits" ? [] : [{ origin, name, a: a.subarray(-b.length), b }];
+      return !a || !b || name === "logits" ? [] : [{ origin, name, a, b }];
     });
-    for (const { origin, a, b } of pairs) worst = worse(worst, origin, a, b, tolerance);
+    for (const { origin, a, b } of pairs) worst = worse(worst, origin, ...common(origin, a, b), tolerance);
     if (last) scores = got.get("logits");
-    const coded = pairs.filter(({ origin }) => products.has(origin));
+    const coded = pairs.filter(({ origin }) => products.has(origin) && !heads.has(origin));
     if (!pieces.rounded || coded.length === 0) continue;
     const asRun = await pieces.rounded(given, named(coded.map(({ origin }) => origin)));
     for (const { origin, name, a } of coded)
-      rounded = worse(rounded, origin, a, asRun.get(name) ?? a, allowed.rounded);
+      rounded = worse(rounded, origin, ...common(origin, a, asRun.get(name) ?? a), allowed.rounded);
   }
   if (!scores) throw new Error("the artifact gives no logits");
   // A large head is checked on its first rows; with all tokens scored, the last one's row stands at the end.
@@ -181,8 +195,7 @@ function rowsOf(
 
 /** One token's share of the scores, where they may be of one token or of all, and of all words or the first ones. */
 function rowLength(length: number, tokens: number, vocab: number): number {
-  if (length % vocab === 0) return vocab;
-  return length > vocab || length % tokens !== 0 ? length : length / tokens;
+  return [vocab, headRows].find((width) => length === width || length === width * tokens) ?? length;
 }
 
 /** The largest difference as a share of the largest value, or of 1 if that is larger. */
