@@ -82,82 +82,85 @@ const has = (name: string, backend: string) => name !== "demo" || !backend.start
 const here = (path: string) => new URL(path, import.meta.url).pathname;
 
 for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3", "demo"])
-  describe.each(Object.keys(backends).filter((b) => runs(b, name) && has(name, b)))(`${name} on %s`, (backend) => {
-    const dir = here(name === "demo" ? "../examples/gemma-kjv-2m" : `data/models/${name}`);
-    const worst = { prefill: 0, hidden: 0, decode: 0, ids: true };
-    let golden: Golden;
-    let model: Model;
-    /** The same, as it runs with nothing to watch. */
-    let plain: Model;
-    let hidden: Map<string, string>;
+  describe.each(Object.keys(backends).filter((b) => runs(b, name) && has(name, b)))(
+    `${name} on %s`,
+    (backend) => {
+      const dir = here(name === "demo" ? "../examples/gemma-kjv-2m" : `data/models/${name}`);
+      const worst = { prefill: 0, hidden: 0, decode: 0, ids: true };
+      let golden: Golden;
+      let model: Model;
+      /** The same, as it runs with nothing to watch. */
+      let plain: Model;
+      let hidden: Map<string, string>;
 
-    beforeAll(async () => {
-      golden = name === "demo" ? await readDemo(here("data/demo")) : await readGolden(dir);
-      const layers = Array.from(
-        { length: golden.layers },
-        (_, i) => [`layer.${i}`, `model/layers.${i}`] as const,
-      );
-      hidden = new Map([["embed", "model/embed_tokens"], ...layers, ["final_norm", "model/norm"]]);
-      const path = await (backends[backend] as (typeof backends)[string])(dir, name);
-      model = await openModel(path, { watch: [...hidden.values()] });
-      // Only there do a step of prefill and a loop over layers run.
-      plain = backend.startsWith("stablehlo") ? await openModel(path) : model;
-    }, 120_000);
-    afterAll(async () => {
-      const cells = [worst.prefill, worst.hidden, worst.decode, golden.atol].map((x) =>
-        x.toExponential(1).padEnd(8),
-      );
-      rows.push([name.padEnd(12), backend.padEnd(10), ...cells, worst.ids ? "equal" : "differ"].join(" "));
-      await model.close();
-      if (plain !== model) await plain.close();
-    });
+      beforeAll(async () => {
+        golden = name === "demo" ? await readDemo(here("data/demo")) : await readGolden(dir);
+        const layers = Array.from(
+          { length: golden.layers },
+          (_, i) => [`layer.${i}`, `model/layers.${i}`] as const,
+        );
+        hidden = new Map([["embed", "model/embed_tokens"], ...layers, ["final_norm", "model/norm"]]);
+        const path = await (backends[backend] as (typeof backends)[string])(dir, name);
+        model = await openModel(path, { watch: [...hidden.values()] });
+        // Only there do a step of prefill and a loop over layers run.
+        plain = backend.startsWith("stablehlo") ? await openModel(path) : model;
+      }, 120_000);
+      afterAll(async () => {
+        const cells = [worst.prefill, worst.hidden, worst.decode, golden.atol].map((x) =>
+          x.toExponential(1).padEnd(8),
+        );
+        rows.push([name.padEnd(12), backend.padEnd(10), ...cells, worst.ids ? "equal" : "differ"].join(" "));
+        await model.close();
+        if (plain !== model) await plain.close();
+      });
 
-    test("prefill logits and hidden states", async () => {
-      for (const { id, input_ids } of golden.prompts) {
-        model.session.reset();
-        const { logits, watched } = await model.session.append(input_ids);
-        worst.prefill = Math.max(worst.prefill, distance(logits, golden.tensors.get(`${id}.logits`)));
-        if (!golden.tensors.has(`${id}.hidden.embed`)) continue;
-        // Where only the last token is scored, the last layer's sum exists for that token alone, and has no name.
-        const named = [...hidden].filter(([, origin]) => watched.get(origin)?.length);
-        expect(named.length).toBeGreaterThanOrEqual(hidden.size - 1);
-        for (const [key, origin] of named)
-          worst.hidden = Math.max(
-            worst.hidden,
-            distance(watched.get(origin), golden.tensors.get(`p2.hidden.${key}`)),
-          );
-      }
-      expect(worst.prefill).toBeLessThanOrEqual(golden.atol);
-      expect(worst.hidden).toBeLessThanOrEqual(golden.atol);
-    });
-
-    test("the last token's scores, when only they are asked for", async () => {
-      for (const { id, input_ids } of golden.prompts) {
-        plain.session.reset();
-        const { logits } = await plain.session.append(input_ids, { last: true });
-        const want = golden.tensors.get(`${id}.logits`)?.slice(-golden.vocab);
-        expect(distance(logits.slice(-golden.vocab), want)).toBeLessThanOrEqual(golden.atol);
-      }
-    });
-
-    test("decoding step by step, and the greedy ids", async () => {
-      for (const { id, input_ids, generated_ids } of golden.prompts) {
-        const want = golden.tensors.get(`${id}.decode_logits`);
-        const steps = want || name === "demo" ? generated_ids.length : 1;
-        plain.session.reset();
-        let { logits } = await plain.session.append(input_ids);
-        for (let i = 0; i < steps; i++) {
-          const row = logits.slice(-golden.vocab);
-          if (want)
-            worst.decode = Math.max(
-              worst.decode,
-              distance(row, want.subarray(i * golden.vocab, (i + 1) * golden.vocab)),
+      test("prefill logits and hidden states", async () => {
+        for (const { id, input_ids } of golden.prompts) {
+          model.session.reset();
+          const { logits, watched } = await model.session.append(input_ids);
+          worst.prefill = Math.max(worst.prefill, distance(logits, golden.tensors.get(`${id}.logits`)));
+          if (!golden.tensors.has(`${id}.hidden.embed`)) continue;
+          // Where only the last token is scored, the last layer's sum exists for that token alone, and has no name.
+          const named = [...hidden].filter(([, origin]) => watched.get(origin)?.length);
+          expect(named.length).toBeGreaterThanOrEqual(hidden.size - 1);
+          for (const [key, origin] of named)
+            worst.hidden = Math.max(
+              worst.hidden,
+              distance(watched.get(origin), golden.tensors.get(`p2.hidden.${key}`)),
             );
-          worst.ids &&= argmax(row) === generated_ids[i];
-          if (i + 1 < steps) ({ logits } = await plain.session.append([generated_ids[i] as number]));
         }
-      }
-      expect(worst.decode).toBeLessThanOrEqual(golden.atol);
-      expect(worst.ids).toBe(true);
-    });
-  });
+        expect(worst.prefill).toBeLessThanOrEqual(golden.atol);
+        expect(worst.hidden).toBeLessThanOrEqual(golden.atol);
+      });
+
+      test("the last token's scores, when only they are asked for", async () => {
+        for (const { id, input_ids } of golden.prompts) {
+          plain.session.reset();
+          const { logits } = await plain.session.append(input_ids, { last: true });
+          const want = golden.tensors.get(`${id}.logits`)?.slice(-golden.vocab);
+          expect(distance(logits.slice(-golden.vocab), want)).toBeLessThanOrEqual(golden.atol);
+        }
+      });
+
+      test("decoding step by step, and the greedy ids", async () => {
+        for (const { id, input_ids, generated_ids } of golden.prompts) {
+          const want = golden.tensors.get(`${id}.decode_logits`);
+          const steps = want || name === "demo" ? generated_ids.length : 1;
+          plain.session.reset();
+          let { logits } = await plain.session.append(input_ids);
+          for (let i = 0; i < steps; i++) {
+            const row = logits.slice(-golden.vocab);
+            if (want)
+              worst.decode = Math.max(
+                worst.decode,
+                distance(row, want.subarray(i * golden.vocab, (i + 1) * golden.vocab)),
+              );
+            worst.ids &&= argmax(row) === generated_ids[i];
+            if (i + 1 < steps) ({ logits } = await plain.session.append([generated_ids[i] as number]));
+          }
+        }
+        expect(worst.decode).toBeLessThanOrEqual(golden.atol);
+        expect(worst.ids).toBe(true);
+      });
+    },
+  );
