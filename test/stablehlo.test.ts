@@ -14,6 +14,7 @@ import { compile } from "../src/compile.ts";
 import type { GemmaConfig } from "../src/model/config.ts";
 import { gemma } from "../src/model/gemma.ts";
 import { preset } from "../src/model/presets.ts";
+import { plan } from "../src/plan/plan.ts";
 import { Workbench } from "./support/workbench.ts";
 
 const root = mkdtempSync(join(tmpdir(), "gemmac-stablehlo-"));
@@ -211,6 +212,29 @@ test("an artifact: the same bytes each time, weights as stored, arguments in the
     dtype: "bf16",
     shape: [512, 96],
   });
+});
+
+test("the plan of an artifact is that artifact to the byte, with scan and mesh", async () => {
+  const shape = { batch: 2, capacity: 64, prefill: 8, mesh: "data=2,model=4", scanLayers: true };
+  const planned = await plan(tiny, { target: "stablehlo", ...shape });
+  const out = join(root, "planned");
+  const report = await compile(tiny, { targets: ["stablehlo"], out, verify: false, ...shape });
+  const sizes = (files: readonly { path: string; bytes: number }[]) =>
+    Object.fromEntries(files.map(({ path, bytes }) => [path, bytes]));
+  expect(sizes(planned.artifact.files)).toEqual(sizes(report.targets[0]?.files ?? []));
+  const classes = Object.values(planned.artifact.classes);
+  expect(classes.reduce((a, b) => a + b, 0)).toBe(planned.artifact.bytes);
+  const rows = { decode: 1, prefill: 8 };
+  const width = 96;
+  // The table's rows are bf16, the sums of three layers f32.
+  for (const [name, tokens] of Object.entries(rows) as ["decode" | "prefill", number][])
+    expect(planned.device?.[name]).toEqual({ allReduces: 1 + 2 * 3, bytes: tokens * width * (2 + 6 * 4) });
+  expect(planned.device?.caches).toBe(planned.cache.contexts[0] && (planned.cache.contexts[0].bytes * 2) / 8);
+});
+
+test("a plan says what XLA is free to choose", async () => {
+  const { limits } = await plan("gemma-2-2b", { target: "stablehlo", mesh: "model=8,fsdp=2" });
+  expect(limits).toEqual([expect.stringContaining("over fsdp"), expect.stringContaining("4 key heads")]);
 });
 
 test("what it does not do is refused in a line", async () => {

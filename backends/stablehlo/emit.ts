@@ -10,7 +10,7 @@ import { exportedBlob, treesOf } from "./jax/exported.ts";
 import { readme, runPy } from "./jax/program.ts";
 import { findLoop } from "./layers/find.ts";
 import { type Module, type Table, writeModule } from "./text/module.ts";
-import { writeWeights } from "./weights.ts";
+import { weightsInOrder, writeWeights } from "./weights.ts";
 
 export interface EmitOptions {
   /** Texts that are run at once. */
@@ -47,8 +47,8 @@ export function moduleOf(
   });
 }
 
-/** The two functions of a model: many tokens and the score of one of them, and a token and its score. */
-export function modulesOf(g: Graph, options: EmitOptions): Record<"prefill" | "decode", Module> {
+/** The two graphs of a model: many tokens and the score of one of them, and a token and its score. */
+export function graphsOf(g: Graph, options: EmitOptions): Record<"prefill" | "decode", Graph> {
   const { batch, prefill } = options;
   if (!g.inputs.some((v) => v.attrs.name === "start"))
     throw new UserError(
@@ -58,7 +58,13 @@ export function modulesOf(g: Graph, options: EmitOptions): Record<"prefill" | "d
     );
   const one = bindSizes(g, { B: batch, T: 1 });
   const many = bindSizes(scoreOne(g, options.scanLayers), { B: batch, T: prefill });
-  return { prefill: moduleOf("prefill", many, options), decode: moduleOf("decode", one, options) };
+  return { prefill: many, decode: one };
+}
+
+/** The functions of these graphs. */
+export function modulesOf(g: Graph, options: EmitOptions): Record<"prefill" | "decode", Module> {
+  const { prefill, decode } = graphsOf(g, options);
+  return { prefill: moduleOf("prefill", prefill, options), decode: moduleOf("decode", decode, options) };
 }
 
 /** One row of scores. In a loop the last layer cannot do less than the others, so only what follows runs on that row. */
@@ -83,18 +89,17 @@ export async function emit(request: EmitRequest, options: EmitOptions): Promise<
   }
   files.push(await writeFileHashed(dir, "run.py", runPy));
   files.push(await writeFileHashed(dir, "README.md", readme(options)));
-  const order = modules.decode.args.flatMap((a) => (a.group === "weights" ? (a.stack ?? [a.name]) : []));
-  files.push(await writeWeights(request, order));
+  files.push(await writeWeights(request, weightsInOrder(graph, modules.decode)));
   return {
     files,
-    activations: common(modules.prefill.activations, modules.decode.activations),
+    activations: commonNames(modules.prefill.activations, modules.decode.activations),
     ...(graph.mesh && { mesh: graph.mesh }),
     modules: Object.fromEntries(Object.entries(modules).map(([name, m]) => [name, described(name, m)])),
   };
 }
 
 type Names = Readonly<Record<string, string>>;
-const common = (a: Names, b: Names): Names =>
+export const commonNames = (a: Names, b: Names): Names =>
   Object.fromEntries(Object.entries(a).filter(([origin, name]) => b[origin] === name));
 
 /** A module as the manifest tells of it. */

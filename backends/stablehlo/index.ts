@@ -3,6 +3,7 @@ import type { Backend } from "../backend.ts";
 import { type EmitOptions, emit, keeps } from "./emit.ts";
 
 export { openPieces } from "./part.ts";
+export { type Collectives, type DevicePlan, layOut } from "./plan.ts";
 export { openSession } from "./session.ts";
 
 export interface StableHloOptions extends Partial<EmitOptions> {
@@ -10,6 +11,8 @@ export interface StableHloOptions extends Partial<EmitOptions> {
   readonly capacity?: number;
   /** Devices to run on, as in `data=2,model=4`. */
   readonly mesh?: string;
+  /** "f32" widens the weights in the file, which suits CPUs: XLA widens anew in each step there. */
+  readonly weights?: "stored" | "f32";
 }
 
 /** What is compiled for when nothing is said. */
@@ -23,16 +26,19 @@ const usual = {
 } as const;
 
 /** All options, and a step of prefill that the caches hold. */
-export function withDefaults(options: StableHloOptions): EmitOptions & { capacity: number; mesh?: string } {
+export function withDefaults(
+  options: StableHloOptions,
+): EmitOptions & StableHloOptions & { capacity: number } {
   const all = { ...usual, ...options };
   return { ...all, prefill: Math.min(all.prefill, all.capacity) };
 }
 
 export const stablehlo = (options: StableHloOptions = {}): Backend => {
-  const { capacity, mesh, ...chosen } = withDefaults(options);
+  const { capacity, mesh, weights, ...chosen } = withDefaults(options);
   const cut = mesh === undefined ? "" : `,shard{mesh=${mesh.replaceAll("=", ":").replaceAll(",", "/")}}`;
   const narrow = chosen.arithmetic === "bf16" ? "narrow-caches," : "";
-  const text = `fuse,${narrow}insert-kv-cache{capacity=${capacity}},fuse-quant,fold-weights{work=blockwise,casts=keep}${cut}`;
+  const [share, casts] = weights === "f32" ? ["share-tables,", "fold"] : ["", "keep"];
+  const text = `${share}fuse,${narrow}insert-kv-cache{capacity=${capacity}},fuse-quant,fold-weights{work=blockwise,casts=${casts}}${cut}`;
   return {
     name: "stablehlo",
     doc: "StableHLO for XLA (TPU, GPU, CPU): prefill and decode as text and as jax.export blobs, with a program to run them.",

@@ -1,18 +1,21 @@
-import type { Value } from "../../ir/graph.ts";
+import type { Graph, Value } from "../../ir/graph.ts";
 import type { DType } from "../../ir/type.ts";
 import type { EmitRequest, EmittedFile } from "../backend.ts";
 import { HashedFile } from "../files.ts";
 import { byteLength, WeightStream } from "../stream/index.ts";
+import type { Interface } from "./text/module.ts";
 
 export const weightsFile = "model.safetensors";
 
-/**
- * The graph's weights in one safetensors file, in the order of `names`: https://github.com/huggingface/safetensors#format.
- * They stream through.
- */
-export async function writeWeights(request: EmitRequest, names: readonly string[]): Promise<EmittedFile> {
-  const byName = new Map(request.graph.weights().map((w) => [String(w.attrs.name), w]));
-  const weights = names.map((name) => byName.get(name) as Value);
+/** The graph's weights as they lie in the file: what one argument holds of several lies together. */
+export function weightsInOrder(g: Graph, { args }: Interface): Value[] {
+  const byName = new Map(g.weights().map((w) => [String(w.attrs.name), w]));
+  const names = args.flatMap((a) => (a.group === "weights" ? (a.stack ?? [a.name]) : []));
+  return names.map((name) => byName.get(name) as Value);
+}
+
+/** Writes one safetensors file: https://github.com/huggingface/safetensors#format. Weights stream through. */
+export async function writeWeights(request: EmitRequest, weights: readonly Value[]): Promise<EmittedFile> {
   const file = await HashedFile.create(request.dir, weightsFile);
   const nonFinite = (name: string) =>
     request.warn(`weight ${name} holds NaN or infinity; the model's answers will too`);

@@ -1,7 +1,8 @@
-import type { ModelFacts } from "../../backends/backend.ts";
+import type { Emitted, ModelFacts } from "../../backends/backend.ts";
 import { layOut, maxDataFile, modelFile, type Profile } from "../../backends/onnx/emit.ts";
 import { emitters } from "../../backends/onnx/emitters.ts";
 import { contrib } from "../../backends/onnx/ort/emitters.ts";
+import type { DevicePlan } from "../../backends/stablehlo/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
 import {
   block_scale,
@@ -44,6 +45,9 @@ export interface Artifact {
   readonly largest: { readonly name: string; readonly bytes: number } | undefined;
   readonly limits: readonly string[];
   readonly activations: Readonly<Record<string, string>>;
+  readonly modules?: Emitted["modules"];
+  /** Where it is compiled for a number of devices: what each holds. */
+  readonly device?: DevicePlan;
 }
 
 const profiles: Readonly<Record<"standard" | "ort", Profile>> = { standard: { emitters }, ort: contrib };
@@ -108,7 +112,7 @@ const coding: ReadonlySet<unknown> = new Set([quantize, ggml_codes]);
 const scaling: ReadonlySet<unknown> = new Set([block_scale, block_scale_search, ggml_scales]);
 
 /** Names of weights begin with that of the stored one which they are made from. */
-function classOf(w: Value, graph: Graph): TensorClass {
+export function classOf(w: Value, graph: Graph): TensorClass {
   const made = classedBy(w, graph);
   if (made?.op === block_zero) return "zero points";
   if (made && scaling.has(made.op)) return "scales";

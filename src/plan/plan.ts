@@ -1,6 +1,7 @@
 import { stat } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { type Backend, legalize, type ModelFacts } from "../../backends/backend.ts";
+import type { DevicePlan } from "../../backends/stablehlo/index.ts";
 import { UserError } from "../../ir/error.ts";
 import type { Graph } from "../../ir/graph.ts";
 import { block_scale, block_scale_search } from "../../ir/ops/index.ts";
@@ -23,6 +24,7 @@ import { presets } from "../model/presets.ts";
 import type { TargetOptions } from "../target.ts";
 import { type Artifact, classes, onnxArtifact, type PlannedFile, type TensorClass } from "./artifact.ts";
 import { cacheOf, compileMemory, proofMemory, runMemory } from "./memory.ts";
+import { stablehloArtifact } from "./stablehlo.ts";
 import { type TimeEstimate, timeOf } from "./time.ts";
 
 export interface PlanOptions extends TargetOptions, Pick<CompileOptions, "pipeline" | "insert" | "quant"> {
@@ -58,19 +60,22 @@ export interface Plan {
   /** Estimates of peaks. */
   readonly memory: {
     readonly compile: number;
-    /** With the check at the end that --no-verify leaves out. */
-    readonly verify: number;
+    /** With the check at the end that --no-verify leaves out, where that was measured. */
+    readonly verify?: number;
     readonly run: readonly { readonly tokens: number; readonly bytes: number }[];
   };
   readonly time?: TimeEstimate;
+  /** Where it is compiled for a number of devices: what each holds, and what they tell each other. */
+  readonly device?: DevicePlan;
   /** Limits that are met, one sentence each. */
   readonly limits: readonly string[];
 }
 
 /** How each target's artifact is planned. */
-const artifacts: Readonly<
-  Record<string, (g: Graph, facts: ModelFacts, profile: "standard" | "ort") => Artifact>
-> = { onnx: onnxArtifact };
+const artifacts: Readonly<Record<string, (g: Graph, facts: ModelFacts, options: PlanOptions) => Artifact>> = {
+  onnx: (g, facts, { profile = "ort" }) => onnxArtifact(g, facts, profile),
+  stablehlo: (g, _, options) => stablehloArtifact(g, options),
+};
 
 /**
  * Says what compiling a checkpoint, or a preset such as gemma-2b, would write and need. Runs the same passes and
@@ -93,19 +98,24 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
     const legal = legalize(runPasses(graph, pipeline).graph, backend);
     const { vocab, context, layers, kvHeads, headDim } = source;
     const facts = factsOf(legal, { vocab, context, layers, kvHeads, headDim });
-    const artifact = artifactOf(legal, facts, profile);
+    const artifact = artifactOf(legal, facts, options);
     const others = checkpoint
       ? await otherFiles(checkpoint, backend, pipeline, profile, facts, legal, artifact)
       : [];
     const files = [...artifact.files, ...others];
     const bytes = total(files);
-    const sums: Partial<Record<TensorClass, number>> = { ...artifact.classes, "other files": total(others) };
+    const sums: Partial<Record<TensorClass, number>> = {
+      ...artifact.classes,
+      "other files": (artifact.classes["other files"] ?? 0) + total(others),
+    };
     const contexts = options.contexts ?? usual(facts.context);
     const cache = cacheOf(legal);
     const compiling = compileMemory(legal, artifact, Math.max(2, Math.min(8, availableParallelism())));
     const planned = (performance.now() - start) / 1000;
     const time =
-      options.time === false ? undefined : await timeOf(legal, bytes, options.folder ?? ".", planned);
+      options.time === false || artifact.device
+        ? undefined
+        : await timeOf(legal, bytes, options.folder ?? ".", planned);
     return {
       model: name,
       kind: checkpoint ? "checkpoint" : "preset",
@@ -125,10 +135,13 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
       },
       memory: {
         compile: compiling,
-        verify: proofMemory(legal, facts, compiling),
-        run: contexts.map((tokens) => ({ tokens, bytes: runMemory(legal, cache.bytes(tokens)) })),
+        ...(!artifact.device && { verify: proofMemory(legal, facts, compiling) }),
+        run: artifact.device
+          ? []
+          : contexts.map((tokens) => ({ tokens, bytes: runMemory(legal, cache.bytes(tokens)) })),
       },
       ...(time && { time }),
+      ...(artifact.device && { device: artifact.device }),
       limits: [...artifact.limits, ...halved(legal, pipeline), ...beyond(contexts, facts.context)],
     };
   } finally {
@@ -157,7 +170,7 @@ async function otherFiles(
   graph: Graph,
   artifact: Artifact,
 ): Promise<PlannedFile[]> {
-  const own = clientFiles(checkpoint, facts, graph, artifact.files.length - 1);
+  const own = artifact.device ? [] : clientFiles(checkpoint, facts, graph, artifact.files.length - 1);
   const sizeOf = async (path: string) => ({ path, bytes: (await checkpoint.folder.bytes(path)).length });
   const others = [
     ...own.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })),
@@ -174,8 +187,8 @@ async function otherFiles(
     facts,
     files,
     activations: artifact.activations,
-    modules: undefined,
-    mesh: undefined,
+    modules: artifact.modules,
+    mesh: graph.mesh,
   };
   const manifest = await manifestText({ checkpoint, extras: [], options: { profile } }, made);
   return [...others, { path: manifestFile, bytes: Buffer.byteLength(manifest) }];

@@ -23,6 +23,6 @@ export async function artifact(cache, name, checkpoint, { passes, ...options }) 
       rmSync(join(cache, old), { recursive: true });
   const out = join(cache, folder);
   if (!existsSync(join(out, "manifest.json")))
-    await compile(checkpoint, { out, verify: false, insert: parsePipeline(passes), ...options });
+    await compile(checkpoint, { out, verify: false, ...(passes && { insert: parsePipeline(passes) }), ...options });
   return out;
 }

@@ -1,11 +1,12 @@
 import { type Command, Option } from "commander";
+import type { Collectives, DevicePlan } from "../../../backends/stablehlo/index.ts";
 import type { CompileOptions } from "../../compile.ts";
 import { chooseBackends, targets } from "../../compile.ts";
 import { type Plan, plan } from "../../plan/plan.ts";
 import { loadPasses, loadPipeline } from "../../plugin/load.ts";
 import { defined, integer, repeated } from "../options.ts";
 import { addShapeOptions, type ShapeFlags, shapeOptions } from "../shape.ts";
-import { duration, heading, number, print, printJson, size, table, wrap } from "../terminal.ts";
+import { duration, heading, number, plural, print, printJson, size, table, wrap } from "../terminal.ts";
 
 type Flags = ShapeFlags & {
   target: string;
@@ -63,7 +64,8 @@ export function addPlan(program: Command): void {
       `
 Examples:
   gemmac plan gemma-2b --target onnx
-  gemmac plan gemma-7b --target onnx --quant int4 --context 4096 --json`,
+  gemmac plan gemma-7b --target onnx --quant int4 --context 4096 --json
+  gemmac plan gemma-7b --target stablehlo --mesh data=2,model=4 --batch 8 --arithmetic bf16`,
     )
     .action(action);
   addShapeOptions(command);
@@ -88,7 +90,7 @@ async function action(model: string, flags: Flags): Promise<void> {
   else printPlan(made);
 }
 
-function printPlan({ model, kind, target, artifact, cache, memory, time, limits }: Plan): void {
+function printPlan({ model, kind, target, artifact, cache, memory, time, device, limits }: Plan): void {
   print(heading(`${target}  ${model}  ${size(artifact.bytes)}`));
   print(
     table(
@@ -107,14 +109,16 @@ function printPlan({ model, kind, target, artifact, cache, memory, time, limits 
   const { largest } = artifact;
   if (largest) print(`  largest tensor  ${largest.name}, ${size(largest.bytes)}`);
   section(`Cache, ${cache.dtype}`, [
-    ["a token", size(cache.bytesPerToken)],
+    // Caches of a fixed size do not grow.
+    ...(cache.bytesPerToken > 0 ? [["a token", size(cache.bytesPerToken)]] : []),
     ...cache.contexts.map(({ tokens, bytes }) => [`${number(tokens)} tokens`, size(bytes)]),
   ]);
   section("Memory, estimated", [
     ["compile", size(memory.compile), "with --no-verify"],
-    ["compile and verify", size(memory.verify)],
+    ...(memory.verify === undefined ? [] : [["compile and verify", size(memory.verify)]]),
     ...memory.run.map(({ tokens, bytes }) => [`run, ${number(tokens)} tokens`, size(bytes)]),
   ]);
+  if (device) printDevice(device);
   if (time) {
     section("Time, estimated", [
       ["write", duration(time.write)],
@@ -126,6 +130,21 @@ function printPlan({ model, kind, target, artifact, cache, memory, time, limits 
     "Limits",
     limits.map((limit) => [limit]),
   );
+}
+
+function printDevice({ mesh, devices, weights, caches, decode, prefill }: DevicePlan): void {
+  const grid = Object.entries(mesh).map(([axis, n]) => `${axis}=${n}`);
+  const sums = ({ allReduces, bytes }: Collectives) =>
+    allReduces === 0 ? "none" : `${plural(allReduces, "all-reduce")}, ${size(bytes)} on each device`;
+  section(devices === 1 ? "On the device" : `On each of ${devices} devices, ${grid.join(",")}`, [
+    ["weights", size(weights)],
+    ["caches", size(caches), "overwritten in place"],
+    ["together", size(weights + caches), "beside what XLA needs in a step"],
+  ]);
+  section("Collectives", [
+    ["a step of decode", sums(decode)],
+    ["a step of prefill", sums(prefill)],
+  ]);
 }
 
 function section(title: string, rows: readonly (readonly string[])[]): void {
