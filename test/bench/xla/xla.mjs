@@ -50,6 +50,6 @@ for (const model of options.compile.split(",").filter(Boolean)) {
     folders.push(join(cache, `xla-${model}-${scan ? "loop" : "written"}`));
     console.log(modules(model, folders.at(-1), ...(scan ? ["scanLayers=true"] : [])));
   }
-  for (const { folder, module, seconds } of lines(["compile", ...folders]))
-    console.log(`${folder}/${module}: ${seconds.toFixed(2)} s in XLA`);
+  for (const { folder, module, seconds, used } of lines(["compile", ...folders]))
+    console.log(`${folder}/${module}: ${seconds.toFixed(2)} s in XLA, ${used.toFixed(2)} s of processor time`);
 }
