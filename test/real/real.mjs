@@ -90,7 +90,7 @@ const pairs = [
   ...models.map((m) => ["llama.cpp", m.name]),
 ].filter((pair) => pair.every((name) => [...models, ...peers].some((m) => m.name === name)));
 
-for (const [title, ids] of Object.entries(texts)) {
+for (const [title, ids] of pairs.length ? Object.entries(texts) : []) {
   const start = performance.now();
   const tallies = pairs.map(([p, q]) => ({ p, q, tally: new Tally() }));
   const loss = new Map([...peers, ...models].map(({ name }) => [name, 0]));
