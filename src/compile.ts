@@ -11,6 +11,7 @@ import { hasSlots, insertKvCache } from "../passes/kv-cache.ts";
 import type { Pass } from "../passes/pass.ts";
 import { type Observer, type PassRecord, printPipeline, runPasses } from "../passes/pipeline.ts";
 import { quantize } from "../passes/quantize.ts";
+import { aboutOf, isLicence } from "./artifact/about.ts";
 import { holdsCodes } from "./artifact/clients.ts";
 import { type Manifest, manifestFile, manifestFormat } from "./artifact/manifest.ts";
 import { checkOut, makeFolder, partialPath, putInPlace } from "./artifact/output.ts";
@@ -146,16 +147,17 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     options.progress?.(done, total, backend.name);
   };
   await mkdir(dir, { recursive: true }); // inside the folder just made
+  const copied = await copyCompanions(checkpoint.folder, dir);
   progress(0);
   const { files, activations, modules, mesh } = await backend.emit({
     graph: legal,
     weights,
     facts,
+    about: () => aboutOf(checkpoint, facts, copied, warn),
     dir,
     progress,
     warn,
   });
-  const copied = await copyCompanions(checkpoint.folder, dir);
   if (!copied.some((f) => f.path === "tokenizer.json"))
     warn("the checkpoint has no tokenizer.json, so the artifact takes token ids only");
   const target: Target = targetTable[backend.name as TargetName];
@@ -168,7 +170,7 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     return insertKvCache().run(runPasses(graph, bare).graph);
   };
   const compiled = hasSlots(legal) ? legalize(growing(), backend) : legal;
-  const made = { dir, activations, ...originals, compiled, laws, facts, weights };
+  const made = { dir, files, activations, ...originals, compiled, laws, facts, weights };
   const proof = options.verify === false ? undefined : { ...made, ids: await proofIds(made, checkpoint) };
   const sides = await target.beside({
     checkpoint,
@@ -295,7 +297,6 @@ export function chooseBackends(
 
 const companions =
   /^(tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|generation_config\.json|chat_template\.jinja)$/;
-const licenceFile = /^(licen[cs]e|notice|use_policy)([._-].*)?$/i;
 
 /** The tokenizer and licence files travel with the weights, unchanged. */
 async function copyCompanions(from: Folder, to: string): Promise<EmittedFile[]> {
@@ -307,7 +308,7 @@ async function copyCompanions(from: Folder, to: string): Promise<EmittedFile[]> 
 
 /** Names of the files of a checkpoint that travel with the weights. */
 export const companionsOf = async (folder: Folder): Promise<string[]> =>
-  (await folder.names()).filter((name) => companions.test(name) || licenceFile.test(name));
+  (await folder.names()).filter((name) => companions.test(name) || isLicence(name));
 
 interface Made extends Pick<Manifest, "facts" | "files" | "activations" | "calibration"> {
   readonly modules: Manifest["modules"];
@@ -338,7 +339,7 @@ export async function manifestText(
     calibration,
     source: describeSource({ checkpoint, extras }),
     licence: {
-      files: files.map((f) => f.path).filter((p) => licenceFile.test(p)),
+      files: files.map((f) => f.path).filter(isLicence),
       notice:
         "The weights stay under the licence of the checkpoint they come from; they were changed in format only.",
     },

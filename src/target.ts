@@ -3,6 +3,8 @@ import { c, openSession as openC } from "../backends/c/index.ts";
 import { cuda, gpuMissing, openSession as openCuda } from "../backends/cuda/index.ts";
 import { onnx, openSession as openOnnx, Parts, type WeightStorage } from "../backends/onnx/index.ts";
 import { openPieces, openSession as openStableHlo, stablehlo } from "../backends/stablehlo/index.ts";
+import { openSession as openWgsl, programs, wgsl } from "../backends/wgsl/index.ts";
+import { UserError } from "../ir/error.ts";
 import type { Graph } from "../ir/graph.ts";
 import { clientFiles, configFile, ownCaches } from "./artifact/clients.ts";
 import { programFiles, type SideFile, selftestFile } from "./artifact/program.ts";
@@ -32,6 +34,8 @@ export interface TargetOptions {
   readonly mesh?: string;
   /** StableHLO: tokens that a step of prefill takes. */
   readonly prefill?: number;
+  /** WGSL: device limits to count on beyond those of every WebGPU, as in `maxBufferSize=2147483648`. */
+  readonly limits?: string;
 }
 
 interface OpenOptions {
@@ -39,6 +43,8 @@ interface OpenOptions {
   readonly facts: ModelFacts;
   readonly watch?: Readonly<Record<string, string>>;
   readonly exact?: boolean;
+  /** What the artifact is made of. */
+  readonly files: readonly EmittedFile[];
 }
 interface SideRequest {
   readonly checkpoint: Checkpoint;
@@ -143,7 +149,24 @@ export const targetTable = {
     beside: async () => ({ files: [] }),
     prove: (request) => prove(request, openPieces),
   },
+  wgsl: {
+    backend: wgsl,
+    open: openOnGpu,
+    beside: async () => ({ files: [] }),
+    prove: (request, twin) =>
+      proveWhole(request, (watch) => openOnGpu(request.dir, { ...request, watch }), twin, { stepwise: true }),
+  },
 } as const satisfies Readonly<Record<string, Target>>;
+
+/** The program of an artifact that a GPU runs; where values are to be watched, the one that keeps them. */
+function openOnGpu(dir: string, { facts, files, watch = {} }: OpenOptions): Promise<Session> {
+  const watched = Object.keys(watch);
+  const path = watched.length > 0 ? programs.watched : programs.lean;
+  const program = files.find((f) => f.path === path);
+  if (!program)
+    throw new UserError("input", `${dir}: the manifest names no ${path}`, "compile the checkpoint again");
+  return openWgsl(dir, { facts, program, watch: watched });
+}
 
 export type TargetName = keyof typeof targetTable;
 export const isTarget = (name: string): name is TargetName => Object.hasOwn(targetTable, name);

@@ -9,6 +9,7 @@ import { argmax } from "../src/generate.ts";
 import { cudaHere } from "./support/cuda.ts";
 import { writeGguf } from "./support/gguf-checkpoint.ts";
 import { distance, type Golden, readDemo, readGolden } from "./support/goldens.ts";
+import { findGpu } from "./support/gpu.ts";
 import { findJax } from "./support/jax.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "gemmac-goldens-"));
@@ -41,6 +42,13 @@ const inXla = async (dir: string, name: string, scanLayers: boolean) => {
   const options = { targets: ["stablehlo"], out, capacity: 128, prefill: 16, scanLayers, verify: false };
   return (await compile(dir, options)).out;
 };
+const gpu = await findGpu();
+if ("name" in gpu)
+  backends.wgsl = async (dir, name) => {
+    const out = join(scratch, `${name}-wgsl`);
+    return (await compile(dir, { targets: ["wgsl"], out, capacity: 128, verify: false })).out;
+  };
+else test.skip(`wgsl: ${gpu.missing}`, () => {});
 const cc = await compiler();
 if (!cc) console.warn("SKIPPED: the goldens of c, because there is no C compiler");
 const cuda = await cudaHere();
@@ -103,7 +111,7 @@ for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3", "demo"])
         const path = await (backends[backend] as (typeof backends)[string])(dir, name);
         model = await openModel(path, { watch: [...hidden.values()] });
         // Only there do a step of prefill and a loop over layers run.
-        plain = backend.startsWith("stablehlo") ? await openModel(path) : model;
+        plain = /^(stablehlo|wgsl)/.test(backend) ? await openModel(path) : model;
       }, 120_000);
       afterAll(async () => {
         const cells = [worst.prefill, worst.hidden, worst.decode, golden.atol].map((x) =>

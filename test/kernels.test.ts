@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, type TestContext, test } from "vitest";
 import { type Plan, plan } from "../backends/kernel/index.ts";
 import { WeightStream } from "../backends/stream/index.ts";
 import { type Sizes, size } from "../ir/dim.ts";
@@ -9,12 +9,18 @@ import type { HostTensor } from "../ir/tensor.ts";
 import { isFloat } from "../ir/type.ts";
 import { decompose } from "../passes/decompose.ts";
 import { map } from "../passes/pass.ts";
+import { findGpu } from "./support/gpu.ts";
+import { GpuMachine } from "./support/gpu-machine.ts";
 import { anything, cases } from "./support/kernel-cases.ts";
-import { KernelMachine, noCompiler, PlanRun } from "./support/kernel-machine.ts";
+import { KernelMachine, type Machine, noCompiler, PlanRun } from "./support/kernel-machine.ts";
 import { random, randomTensor } from "./support/random-graph.ts";
 import { weightsOf } from "./support/tensors.ts";
 
-/** Small groups, so that a few numbers need several; and one thread, as on a processor without any. */
+const gpu = await findGpu();
+/**
+ * Small groups, so that a few numbers need several; one thread, as on a processor without any; and a GPU, with and
+ * without operations over subgroups.
+ */
 const devices = {
   groups: { threads: 16, lanes: 8, splits: 3, prefetch: true },
   alone: { threads: 1, lanes: 1, splits: 1, prefetch: false },
@@ -26,6 +32,7 @@ const devices = {
     tensorCores: { exact: true },
     lastArriver: true,
   },
+  gpu: { threads: 64, lanes: 16, splits: 8, prefetch: false, sharedBytes: 16_384 },
 } as const;
 const limits = { sharedBytes: 49_152, bindingBytes: 2 ** 27, buffers: 8, lastArriver: false };
 
@@ -102,11 +109,45 @@ function distance(got: ArrayLike<number>, expected: ArrayLike<number>): number {
   return Array.from(got).reduce((m, x, i) => Math.max(m, error(x, expected[i] as number)), 0);
 }
 
+/** Runs a case and holds what comes out against the interpreter; `rounding` is what functions may be off by. */
+async function agree(
+  { graph, plan, sizes, tensors, chaotic }: Case,
+  machine: Machine,
+  rounding: number,
+  context: TestContext,
+): Promise<void> {
+  const want = meaning(graph, sizes, tensors);
+  if (!want) return context.skip("the interpreter finds an index out of range");
+  // What multiplies rounding errors in the interpreter may do so here; erf is an approximation.
+  const next = random(1);
+  const moved = chaotic ? [1, 2, 3, 4].map(() => meaning(shaken(graph, next), sizes, tensors)) : [];
+  const run = new PlanRun(plan, machine);
+  const stream = new WeightStream(graph, weightsOf(graph.stored(), tensors), () => {});
+  await run.load(stream);
+  await stream.close();
+  for (const v of graph.inputs) {
+    const { data } = tensors[String(v.attrs.name)] as HostTensor;
+    run.set(String(v.attrs.name), isFloat(v.dtype) ? Float32Array.from(data) : Int32Array.from(data));
+  }
+  const phase = sizes.T === 1 ? plan.decode : plan.prefill;
+  run.run(phase, sizes);
+  for (const [name, expected] of Object.entries(want)) {
+    const got = await run.result(phase.outputs[name] as Plan["decode"]["outputs"][string], sizes);
+    const worst = distance(got, expected.data);
+    const noise = Math.max(0, ...moved.map((m) => distance(m?.[name]?.data ?? [], expected.data)));
+    const allowed = chaotic ? 1e-4 + 2 * noise : rounding;
+    expect(got.length).toBe(expected.data.length);
+    expect(worst, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(allowed);
+  }
+  run.free();
+}
+
 describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter means", () => {
   const machines = new Map<string, KernelMachine>();
+  const own = all.filter((c) => c.device !== "gpu");
   beforeAll(async () => {
-    const made = Object.keys(devices).map(async (device) => {
-      const kernels = all.filter((c) => c.device === device).flatMap((c) => c.plan.kernels);
+    const made = [...new Set(own.map((c) => c.device))].map(async (device) => {
+      const kernels = own.filter((c) => c.device === device).flatMap((c) => c.plan.kernels);
       machines.set(device, await KernelMachine.make(kernels));
     });
     await Promise.all(made);
@@ -115,30 +156,30 @@ describe.skipIf(noCompiler)("kernels in their C print mean what the interpreter 
     for (const machine of machines.values()) machine.close();
   });
 
-  test.for(all)("$name", async ({ graph, plan, sizes, tensors, device, chaotic }, context) => {
-    const want = meaning(graph, sizes, tensors);
-    if (!want) return context.skip("the interpreter finds an index out of range");
-    // What multiplies rounding errors in the interpreter may do so here; erf is an approximation.
-    const next = random(1);
-    const moved = chaotic ? [1, 2, 3, 4].map(() => meaning(shaken(graph, next), sizes, tensors)) : [];
-    const run = new PlanRun(plan, machines.get(device) as KernelMachine);
-    const stream = new WeightStream(graph, weightsOf(graph.stored(), tensors), () => {});
-    await run.load(stream);
-    await stream.close();
-    for (const v of graph.inputs) {
-      const { data } = tensors[String(v.attrs.name)] as HostTensor;
-      run.set(String(v.attrs.name), isFloat(v.dtype) ? Float32Array.from(data) : Int32Array.from(data));
+  test.for(own)("$name", (one, context) =>
+    agree(one, machines.get(one.device) as KernelMachine, 2e-5, context),
+  );
+});
+
+const onGpu = "name" in gpu ? gpu.name : `no GPU: ${gpu.missing}`;
+describe.skipIf("missing" in gpu)(`kernels in their WGSL print mean that too, on ${onGpu}`, () => {
+  const own = all.filter((c) => c.device === "gpu");
+  let machine: GpuMachine;
+  let features: readonly string[];
+  beforeAll(async () => {
+    [machine, features] = await GpuMachine.open();
+  });
+
+  test.for(own)("$name", async (one, context) => {
+    machine.prepare(one.plan, []);
+    await agree(one, machine, 5e-5, context);
+  });
+
+  test("over subgroups", async (context) => {
+    if (!features.includes("subgroups")) return context.skip("this GPU has no subgroups");
+    for (const one of own.filter((c) => /norm/.test(c.name))) {
+      machine.prepare(one.plan, features);
+      await agree(one, machine, 5e-5, context);
     }
-    const phase = sizes.T === 1 ? plan.decode : plan.prefill;
-    run.run(phase, sizes);
-    for (const [name, expected] of Object.entries(want)) {
-      const got = await run.result(phase.outputs[name] as Plan["decode"]["outputs"][string], sizes);
-      const worst = distance(got, expected.data);
-      const noise = Math.max(0, ...moved.map((m) => distance(m?.[name]?.data ?? [], expected.data)));
-      const allowed = chaotic ? 1e-4 + 2 * noise : 2e-5;
-      expect(got.length).toBe(expected.data.length);
-      expect(worst, `${name}: ${phase.dispatches.map((d) => d.kernel.name)}`).toBeLessThan(allowed);
-    }
-    run.free();
   });
 });

@@ -26,7 +26,7 @@ beforeAll(async () => {
       graph: legalize(runPasses(graph, backend.passes).graph, backend),
       weights: checkpoint.weights,
       facts,
-      about: () => aboutOf(checkpoint, facts, [], [], () => {}),
+      about: () => aboutOf(checkpoint, facts, [], () => {}),
       dir: out,
       progress: () => {},
       warn: () => {},

@@ -5,7 +5,7 @@ import { defaultLimits, parseLimits } from "./limits.ts";
 
 export { type Layout, layOut, programs } from "./emit.ts";
 export { defaultLimits, parseLimits } from "./limits.ts";
-export { type OpenOptions, openSession } from "./session.ts";
+export { dawn, type OpenOptions, openSession } from "./session.ts";
 
 export interface WgslOptions {
   /** Slots of the caches, in tokens: how long a conversation may be. */

@@ -18,7 +18,7 @@ export const factOf = ({ path, text }: TextFile): FileFact => ({
   sha256: createHash("sha256").update(text).digest("hex"),
 });
 
-/** Each kernel of the plan as a file of its own, and those that gain by subgroups twice. */
+/** Each kernel of the plan as a file of its own, and those that combine what all threads have with subgroups twice. */
 export function printKernels(plan: Plan): { files: TextFile[]; kernels: KernelFile[] } {
   const files: TextFile[] = [];
   const reads = readOnly(plan);

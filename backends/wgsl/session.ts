@@ -4,11 +4,16 @@ import type { ModelFacts, Session, Step } from "../backend.ts";
 import { bundle } from "./package/bundle.ts";
 import type { Gemma, LoadOptions } from "./runtime/api.ts";
 import type { GemmaError } from "./runtime/error.ts";
+import { concatenated } from "./runtime/floats.ts";
 import type { FileFact } from "./runtime/program.ts";
 
 /** What the runtime's model offers besides its public face. */
 interface Driven extends Gemma {
-  append(ids: readonly number[]): Promise<{ logits: Float32Array; kept: ReadonlyMap<string, Float32Array> }>;
+  append(ids: readonly number[]): Promise<{
+    readonly logits: Float32Array;
+    readonly kept: ReadonlyMap<string, Float32Array>;
+    readonly ofLast: ReadonlyMap<string, readonly number[]>;
+  }>;
   rewind(keep: number): void;
 }
 interface Runtime {
@@ -40,15 +45,23 @@ export async function openSession(dir: string, options: OpenOptions): Promise<Se
   let fed = 0;
   const append = async (ids: readonly number[], last: boolean): Promise<Step> => {
     const start = fed;
-    const { logits, kept } = await model.append(ids);
+    const { logits, kept, ofLast } = await model.append(ids);
     fed += ids.length;
-    const watched = new Map(watch.flatMap((o) => (kept.has(o) ? [[o, kept.get(o) as Float32Array]] : [])));
+    const watched = new Map([...kept].filter(([origin]) => watch.includes(origin)));
     if (last || logits.length === ids.length * facts.vocab) return { logits, watched };
     // A program scores the last token of a run, so rows for all tokens take one run each.
     model.rewind(start);
-    const rows = new Float32Array(ids.length * facts.vocab);
-    for (const [i, id] of ids.entries()) rows.set((await model.append([id])).logits, i * facts.vocab);
-    return { logits: rows, watched };
+    const rows: Float32Array[] = [];
+    const late = new Map<string, Float32Array[]>();
+    for (const [origin, shape] of ofLast)
+      if (watched.delete(origin) && shape.at(-1) === shape.reduce((a, b) => a * b, 1)) late.set(origin, []);
+    for (const id of ids) {
+      const one = await model.append([id]);
+      rows.push(one.logits);
+      for (const [origin, parts] of late) parts.push(one.kept.get(origin) ?? new Float32Array(0));
+    }
+    for (const [origin, parts] of late) watched.set(origin, concatenated(parts));
+    return { logits: concatenated(rows), watched };
   };
   return {
     facts,
@@ -79,7 +92,7 @@ function loadRuntime(): Promise<Runtime> {
 }
 
 /** Dawn's GPU, made once. It must stay reachable: collected as garbage, it takes the process with it. */
-async function dawn(): Promise<object> {
+export async function dawn(): Promise<object> {
   const keep = globalThis as { gemmacDawn?: object };
   if (keep.gemmacDawn) return keep.gemmacDawn;
   try {

@@ -7,12 +7,14 @@ import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { compileTemplate } from "../tokenizer/turns.ts";
 import { version } from "../version.ts";
 
+/** Whether a file of this name says on what terms weights may be used. */
+export const isLicence = (path: string): boolean => /^(licen[cs]e|notice|use_policy)([._-].*)?$/i.test(path);
+
 /** What an artifact that runs by itself must know of the checkpoint; `copied` are files that are in it already. */
 export async function aboutOf(
   checkpoint: Checkpoint,
   facts: ModelFacts,
   copied: readonly EmittedFile[],
-  licences: readonly string[],
   warn: (message: string) => void,
 ): Promise<About> {
   const { generation, dir } = checkpoint;
@@ -31,6 +33,7 @@ export async function aboutOf(
     chat: turnsOf(tokenizer, warn),
     tokenizer: file,
   };
+  const licences = copied.map((f) => f.path).filter(isLicence);
   return { name: nameOf(dir), version, facts, text, licences };
 }
 
@@ -48,8 +51,8 @@ function turnsOf(tokenizer: Tokenizer | undefined, warn: (message: string) => vo
   }
 }
 
-/** The checkpoint's folder; in the Hub's cache, the model's name. */
+/** The checkpoint's folder or file; in the Hub's cache, the model's name. */
 function nameOf(dir: string): string {
   const path = resolve(dir);
-  return /models--[^/\\]+?--([^/\\]+)[/\\]snapshots[/\\]/.exec(path)?.[1] ?? basename(path);
+  return /models--[^/\\]+?--([^/\\]+)[/\\]snapshots[/\\]/.exec(path)?.[1] ?? basename(path, ".gguf");
 }

@@ -44,8 +44,8 @@ async function openArtifact(
   manifest: Manifest,
   { watch = [], exact = false }: OpenModelOptions,
 ): Promise<Model> {
-  const { target, facts, generation, activations, modules } = manifest;
-  for (const file of manifest.files) await checkSize(path, file);
+  const { target, facts, generation, activations, modules, files } = manifest;
+  for (const file of files) await checkSize(path, file);
   const watched = watch
     .filter((origin) => Object.hasOwn(activations, origin))
     .map((origin) => [origin, activations[origin] as string]);
@@ -57,11 +57,12 @@ async function openArtifact(
     );
   const session = await targetTable[target].open(path, {
     facts,
+    files,
     watch: Object.fromEntries(watched),
     exact,
     ...(modules && { modules }),
   });
-  const bytes = manifest.files.reduce((sum, f) => sum + f.bytes, 0);
+  const bytes = files.reduce((sum, f) => sum + f.bytes, 0);
   const close = () => session.close();
   return {
     path,

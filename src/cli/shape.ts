@@ -12,6 +12,7 @@ export interface ShapeFlags {
   padRows?: number;
   scanLayers?: boolean;
   mesh?: string;
+  limits?: string;
 }
 
 /** Adds these flags to a command. */
@@ -43,12 +44,16 @@ export const addShapeOptions = (command: Command): Command =>
       "--scan-layers",
       "stablehlo: layers as turns of a loop, so that XLA compiles one of them, however many there are",
     )
-    .option("--mesh <axes>", "stablehlo: devices to run on, as in data=2,model=4", meshText);
+    .option("--mesh <axes>", "stablehlo: devices to run on, as in data=2,model=4", meshText)
+    .option(
+      "--limits <names>",
+      "wgsl: what devices must offer, as in maxBufferSize=2147483648 (default: what every WebGPU does)",
+    );
 
 /** The target options that these flags set. */
 export const shapeOptions = (flags: ShapeFlags): TargetOptions => {
-  const { batch, capacity, prefill, arithmetic, padRows: rows, scanLayers, mesh } = flags;
-  return defined({ batch, capacity, prefill, arithmetic, rows, scanLayers, mesh });
+  const { batch, capacity, prefill, arithmetic, padRows: rows, scanLayers, mesh, limits } = flags;
+  return defined({ batch, capacity, prefill, arithmetic, rows, scanLayers, mesh, limits });
 };
 
 /** Reads a batch size, which is fixed when the model is compiled. */

@@ -1,8 +1,10 @@
-import type { Emitted, ModelFacts } from "../../backends/backend.ts";
+import type { About, Emitted, ModelFacts } from "../../backends/backend.ts";
 import { layOut, maxDataFile, modelFile, type Profile } from "../../backends/onnx/emit.ts";
 import { emitters } from "../../backends/onnx/emitters.ts";
 import { contrib } from "../../backends/onnx/ort/emitters.ts";
 import type { DevicePlan } from "../../backends/stablehlo/index.ts";
+import { byteLength } from "../../backends/stream/index.ts";
+import { layOut as layOutWgsl, parseLimits } from "../../backends/wgsl/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
 import {
   block_scale,
@@ -48,6 +50,8 @@ export interface Artifact {
   readonly modules?: Emitted["modules"];
   /** Where it is compiled for a number of devices: what each holds. */
   readonly device?: DevicePlan;
+  /** Memory of a GPU that running it takes, whatever the length of the text. */
+  readonly gpuBytes?: number;
 }
 
 const profiles: Readonly<Record<"standard" | "ort", Profile>> = { standard: { emitters }, ort: contrib };
@@ -76,6 +80,38 @@ export function onnxArtifact(graph: Graph, facts: ModelFacts, profile: "standard
     activations,
   };
 }
+
+/** The WGSL artifact of a graph that is ready to emit, to the byte, for devices with these limits. */
+export function wgslArtifact(graph: Graph, about: About, limits: string | undefined): Artifact {
+  const { plan, chunks, texts, activations } = layOutWgsl(graph, about, parseLimits(limits ?? ""));
+  const sums: Partial<Record<TensorClass, number>> = {};
+  const count = (name: TensorClass, bytes: number) => void (sums[name] = (sums[name] ?? 0) + bytes);
+  for (const { parts, rows, rowBytes } of plan.weights) {
+    for (const part of parts) count(classOf(part, graph), byteLength(part));
+    count("padding", rows * rowBytes - parts.reduce((sum, part) => sum + byteLength(part), 0));
+  }
+  // What hashes are is not known yet, but their length is.
+  const written = texts(chunks.map((c) => ({ ...c, sha256: "0".repeat(64) })));
+  const files = written.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) }));
+  for (const { bytes } of files) count("graph", bytes);
+  const sizes = plan.weights.map(({ name, rows, rowBytes }) => ({ name, bytes: rows * rowBytes }));
+  const held = [...plan.states.map((s) => s.bytes), ...sizes.map((s) => s.bytes), plan.arenaBytes];
+  return {
+    files: [...files, ...chunks.map(({ path, bytes }) => ({ path, bytes }))],
+    classes: sums,
+    largest: sizes.toSorted((a, b) => b.bytes - a.bytes)[0],
+    limits: inPieces(plan.weights.filter((w) => w.chunks.length > 1).map((w) => w.name)),
+    activations,
+    gpuBytes: held.reduce((a, b) => a + b, 0),
+  };
+}
+
+const inPieces = (names: readonly string[]): string[] =>
+  names.length === 0
+    ? []
+    : [
+        `${names.length === 1 ? names[0] : `${names.length} tensors, such as ${names[0]},`} bound in pieces, as no more is sure to fit; --limits takes what larger devices offer`,
+      ];
 
 function limitsOf(
   graph: Graph,

@@ -128,8 +128,17 @@ function loaded(graph: Graph, weights: readonly Value[]): number {
   return sum(sizes);
 }
 
-/** Peak memory of checking the artifact against the checkpoint, some weights at a time, after it was written in `before`. */
-export function proofMemory(graph: Graph, { vocab }: ModelFacts, before: number): number {
+/**
+ * Peak memory of checking the artifact against the checkpoint, some weights at a time or, on a GPU, whole, after it was
+ * written in `before`.
+ */
+export function proofMemory(
+  graph: Graph,
+  { vocab }: ModelFacts,
+  before: number,
+  { gpuBytes }: Pick<Artifact, "gpuBytes">,
+): number {
+  if (gpuBytes !== undefined) return before + measured.runtime + gpuBytes;
   const origins = graph.values().flatMap((v) => graph.origins.get(v) ?? []);
   // Of a large table few rows are looked up, and the head gives its first ones only.
   const share = (w: Value) => (w.shape[0] === vocab ? Math.min(1, headRows / vocab) : 1);
@@ -143,7 +152,12 @@ export function proofMemory(graph: Graph, { vocab }: ModelFacts, before: number)
 }
 
 /** Memory to load the artifact and feed it texts of this length. */
-export function runMemory(graph: Graph, cacheBytes: number): number {
+export function runMemory(
+  graph: Graph,
+  cacheBytes: number,
+  { gpuBytes }: Pick<Artifact, "gpuBytes">,
+): number {
+  if (gpuBytes !== undefined) return measured.node + measured.runtime + gpuBytes;
   // A step reads the cache of before and writes that of after.
   return measured.node + measured.runtime + loaded(graph, graph.weights()) + 2 * cacheBytes;
 }

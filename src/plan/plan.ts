@@ -1,12 +1,19 @@
 import { stat } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { type Backend, legalize, type ModelFacts } from "../../backends/backend.ts";
+import {
+  type About,
+  type Backend,
+  type EmittedFile,
+  legalize,
+  type ModelFacts,
+} from "../../backends/backend.ts";
 import type { DevicePlan } from "../../backends/stablehlo/index.ts";
 import { UserError } from "../../ir/error.ts";
 import type { Graph } from "../../ir/graph.ts";
 import { block_scale, block_scale_search } from "../../ir/ops/index.ts";
 import type { Pass } from "../../passes/pass.ts";
 import { printPipeline, runPasses } from "../../passes/pipeline.ts";
+import { aboutOf } from "../artifact/about.ts";
 import { clientFiles } from "../artifact/clients.ts";
 import { manifestFile } from "../artifact/manifest.ts";
 import { type Checkpoint, openCheckpoint } from "../checkpoint/checkpoint.ts";
@@ -22,7 +29,15 @@ import { gemma } from "../model/gemma.ts";
 import { modelGraph } from "../model/load.ts";
 import { presets } from "../model/presets.ts";
 import type { TargetOptions } from "../target.ts";
-import { type Artifact, classes, onnxArtifact, type PlannedFile, type TensorClass } from "./artifact.ts";
+import { version } from "../version.ts";
+import {
+  type Artifact,
+  classes,
+  onnxArtifact,
+  type PlannedFile,
+  type TensorClass,
+  wgslArtifact,
+} from "./artifact.ts";
 import { cacheOf, compileMemory, proofMemory, runMemory } from "./memory.ts";
 import { stablehloArtifact } from "./stablehlo.ts";
 import { type TimeEstimate, timeOf } from "./time.ts";
@@ -71,10 +86,29 @@ export interface Plan {
   readonly limits: readonly string[];
 }
 
-/** How each target's artifact is planned. */
-const artifacts: Readonly<Record<string, (g: Graph, facts: ModelFacts, options: PlanOptions) => Artifact>> = {
-  onnx: (g, facts, { profile = "ort" }) => onnxArtifact(g, facts, profile),
-  stablehlo: (g, _, options) => stablehloArtifact(g, options),
+/** How a target's artifact is planned, and the files beside it that clients read. */
+interface Planner {
+  artifact(g: Graph, about: About, options: PlanOptions): Artifact;
+  beside(
+    checkpoint: Checkpoint,
+    facts: ModelFacts,
+    g: Graph,
+    artifact: Artifact,
+  ): { path: string; text: string }[];
+}
+const planners: Readonly<Record<string, Planner>> = {
+  onnx: {
+    artifact: (g, { facts }, { profile = "ort" }) => onnxArtifact(g, facts, profile),
+    beside: (checkpoint, facts, g, { files }) => clientFiles(checkpoint, facts, g, files.length - 1),
+  },
+  wgsl: {
+    artifact: (g, about, { limits }) => wgslArtifact(g, about, limits),
+    beside: () => [],
+  },
+  stablehlo: {
+    artifact: (g, _, options) => stablehloArtifact(g, options),
+    beside: () => [],
+  },
 };
 
 /**
@@ -85,9 +119,8 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
   const start = performance.now();
   const { profile = "ort", weights = "stored" } = options;
   const [backend] = chooseBackends([options.target], { ...options, profile, weights });
-  const artifactOf = backend && artifacts[backend.name];
-  if (!artifactOf)
-    throw new UserError("usage", `${options.target} cannot be planned`, "choose another target");
+  const planner = backend && planners[backend.name];
+  if (!planner) throw new UserError("usage", `${options.target} cannot be planned`, "choose another target");
   const config = Object.hasOwn(presets, name) ? presets[name] : undefined;
   const checkpoint = config && !(await isThere(name)) ? undefined : await openCheckpoint(name);
   try {
@@ -98,9 +131,27 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
     const legal = legalize(runPasses(graph, pipeline).graph, backend);
     const { vocab, context, layers, kvHeads, headDim } = source;
     const facts = factsOf(legal, { vocab, context, layers, kvHeads, headDim });
-    const artifact = artifactOf(legal, facts, options);
+    const copied = checkpoint ? await copiedFiles(checkpoint) : [];
+    const about = checkpoint ? await aboutOf(checkpoint, facts, copied, () => {}) : aboutPreset(name, facts);
+    const artifact = planner.artifact(legal, about, options);
+    const beside = checkpoint ? planner.beside(checkpoint, facts, legal, artifact) : [];
+    const written = [
+      ...beside.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })),
+      ...copied,
+    ];
     const others = checkpoint
-      ? await otherFiles(checkpoint, backend, pipeline, profile, facts, legal, artifact)
+      ? [
+          ...written,
+          await plannedManifest(checkpoint, {
+            backend,
+            pipeline,
+            profile,
+            facts,
+            mesh: legal.mesh,
+            artifact,
+            written,
+          }),
+        ]
       : [];
     const files = [...artifact.files, ...others];
     const bytes = total(files);
@@ -135,10 +186,10 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
       },
       memory: {
         compile: compiling,
-        ...(!artifact.device && { verify: proofMemory(legal, facts, compiling) }),
+        ...(!artifact.device && { verify: proofMemory(legal, facts, compiling, artifact) }),
         run: artifact.device
           ? []
-          : contexts.map((tokens) => ({ tokens, bytes: runMemory(legal, cache.bytes(tokens)) })),
+          : contexts.map((tokens) => ({ tokens, bytes: runMemory(legal, cache.bytes(tokens), artifact) })),
       },
       ...(time && { time }),
       ...(artifact.device && { device: artifact.device }),
@@ -160,24 +211,49 @@ const total = (files: readonly PlannedFile[]): number => files.reduce((sum, f) =
 const usual = (context: number): number[] =>
   [...new Set([1024, 2048, 8192, context])].filter((n) => n <= context);
 
-/** The files beside graph and data. Hashes are not known yet, but their length is. */
-async function otherFiles(
+/** Hashes are not known yet, but their length is. */
+const sha256 = "0".repeat(64);
+
+/** The files of a checkpoint that go over into every artifact. */
+const copiedFiles = async ({ folder }: Checkpoint): Promise<EmittedFile[]> =>
+  Promise.all(
+    (await companionsOf(folder)).map(async (path) => ({
+      path,
+      bytes: (await folder.bytes(path)).length,
+      sha256,
+    })),
+  );
+
+/** What is known of a model without a checkpoint. */
+const aboutPreset = (name: string, facts: ModelFacts): About => ({
+  name,
+  version,
+  facts,
+  text: {
+    bos: null,
+    stops: [],
+    sampling: { sample: false, temperature: null, topK: null, topP: null, maxTokens: null },
+    chat: { missing: "a preset has no tokenizer" },
+    tokenizer: null,
+  },
+  licences: [],
+});
+
+interface Written {
+  readonly backend: Backend;
+  readonly pipeline: readonly Pass[];
+  readonly profile: "standard" | "ort";
+  readonly facts: ModelFacts;
+  readonly mesh: Graph["mesh"];
+  readonly artifact: Artifact;
+  readonly written: readonly PlannedFile[];
+}
+
+async function plannedManifest(
   checkpoint: Checkpoint,
-  backend: Backend,
-  pipeline: readonly Pass[],
-  profile: "standard" | "ort",
-  facts: ModelFacts,
-  graph: Graph,
-  artifact: Artifact,
-): Promise<PlannedFile[]> {
-  const own = artifact.device ? [] : clientFiles(checkpoint, facts, graph, artifact.files.length - 1);
-  const sizeOf = async (path: string) => ({ path, bytes: (await checkpoint.folder.bytes(path)).length });
-  const others = [
-    ...own.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })),
-    ...(await Promise.all((await companionsOf(checkpoint.folder)).map(sizeOf))),
-  ];
-  const sha256 = "0".repeat(64);
-  const files = [...artifact.files, ...others]
+  { backend, pipeline, profile, facts, mesh, artifact, written }: Written,
+): Promise<PlannedFile> {
+  const files = [...artifact.files, ...written]
     .sort((a, b) => (a.path < b.path ? -1 : 1))
     .map((f) => ({ ...f, sha256 }));
   const made = {
@@ -188,10 +264,10 @@ async function otherFiles(
     files,
     activations: artifact.activations,
     modules: artifact.modules,
-    mesh: graph.mesh,
+    mesh,
   };
   const manifest = await manifestText({ checkpoint, extras: [], options: { profile } }, made);
-  return [...others, { path: manifestFile, bytes: Buffer.byteLength(manifest) }];
+  return { path: manifestFile, bytes: Buffer.byteLength(manifest) };
 }
 
 /** Rows that the asked-for block of the quantize pass does not divide. */

@@ -1,4 +1,11 @@
-import { headRows, type ModelFacts, type Named, type Pieces, type Step } from "../../backends/backend.ts";
+import {
+  type EmittedFile,
+  headRows,
+  type ModelFacts,
+  type Named,
+  type Pieces,
+  type Step,
+} from "../../backends/backend.ts";
 import { openReference } from "../../backends/reference/index.ts";
 import type { Weights } from "../../backends/weights.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
@@ -11,6 +18,8 @@ import { stages } from "./stages.ts";
 export interface ProofRequest {
   /** The artifact. */
   readonly dir: string;
+  /** What the target wrote there. */
+  readonly files: readonly EmittedFile[];
   /** What each origin's value is called in it. */
   readonly activations: Readonly<Record<string, string>>;
   /** The model as the checkpoint defines it. */

@@ -1,4 +1,6 @@
-import type { Session } from "../../backends/backend.ts";
+import type { Session, Step } from "../../backends/backend.ts";
+import { concatenated } from "../../backends/wgsl/runtime/floats.ts";
+import { product } from "../../ir/dim.ts";
 import { compare } from "./compare.ts";
 import { lossOf, type Proof, type ProofRequest, runTwin, shareOff, type Twin } from "./proof.ts";
 
@@ -10,31 +12,82 @@ export const allowedWhole = ({ compiled }: Pick<ProofRequest, "compiled">): numb
   compiled.values().some((v) => v.op.name === "quant_linear") ? allowed.codes : allowed.float;
 
 /**
- * Runs an artifact that maps its weights, so that it may run whole, on a few tokens, and compares every named
- * activation with the reference interpreter, as `prove` does for ONNX.
+ * Runs an artifact that holds its weights, so that it may run whole, on a few tokens, and compares every named
+ * activation with the reference interpreter, as `prove` does for ONNX. `stepwise` runs it once more, a token at a
+ * time, where that is another program.
  */
 export async function proveWhole(
   request: ProofRequest,
   open: (watch: Readonly<Record<string, string>>) => Promise<Session>,
   twin?: Twin,
+  { stepwise = false } = {},
 ): Promise<Proof> {
   const session = await open(request.activations);
   try {
-    const { step: want, watch } = twin ?? (await runTwin(request));
-    const got = await session.append(request.ids, { last: true });
+    const { step, watch } = twin ?? (await runTwin(request));
+    const heads = headsOf(request);
+    const want = tokensFirst(step, heads);
+    const runs = [tokensFirst(await session.append(request.ids, { last: true }), heads)];
+    if (stepwise) runs.push(await tokenByToken(session, request.ids));
     const tolerance = allowedWhole(request);
-    let worst = { origin: "logits", share: shareOff(want.logits, got.logits), allowed: tolerance };
-    for (const origin of watch) {
-      const [a, b] = [want.watched.get(origin), got.watched.get(origin)];
-      if (!a || !b) continue;
-      const share = shareOff(a.subarray(-b.length), b);
-      if (!(share <= worst.share)) worst = { origin, share, allowed: tolerance };
-    }
+    let worst = { origin: "logits", share: 0, allowed: tolerance };
+    for (const got of runs)
+      for (const origin of ["logits", ...watch]) {
+        const of = (s: Step) => (origin === "logits" ? s.logits : s.watched.get(origin));
+        const [a, b] = [of(want), of(got)];
+        if (!a || !b) continue;
+        const share = shareOff(a.subarray(-b.length), b.subarray(-a.length));
+        if (!(share <= worst.share)) worst = { origin, share, allowed: tolerance };
+      }
     const loss = await lossOf(request, want.logits);
-    const scores = compare(want.logits, got.logits);
+    const scores = compare(want.logits, (runs.at(-1) as Step).logits);
     const ok = worst.share <= tolerance;
     return { ok, tokens: request.ids.length, worst, scores, ...(loss && { loss }) };
   } finally {
     await session.close();
   }
+}
+
+/** How many rows of how many numbers a token has in a value, where tokens come after heads. */
+interface Heads {
+  readonly count: number;
+  readonly size: number;
+}
+
+function headsOf({ original }: ProofRequest): ReadonlyMap<string, Heads> {
+  const found = [...original.origins].flatMap(([v, origin]) => {
+    const axis = v.shape.findLastIndex((d) => typeof d !== "number");
+    const [count, size] = [product(v.shape.slice(1, axis)), product(v.shape.slice(axis + 1))];
+    return typeof count === "number" && typeof size === "number" ? [[origin, { count, size }] as const] : [];
+  });
+  return new Map(found);
+}
+
+/** Values laid out [heads, tokens, size] as [tokens, heads, size], so that the last token stands at the end. */
+function tokensFirst({ logits, watched }: Step, heads: ReadonlyMap<string, Heads>): Step {
+  const swapped = [...watched].map(([origin, x]) => {
+    const { count, size } = heads.get(origin) ?? { count: 1, size: 1 };
+    if (count === 1) return [origin, x] as const;
+    const tokens = x.length / count / size;
+    const out = new Float32Array(x.length);
+    for (let h = 0; h < count; h++)
+      for (let t = 0; t < tokens; t++)
+        out.set(x.subarray((h * tokens + t) * size, (h * tokens + t + 1) * size), (t * count + h) * size);
+    return [origin, out] as const;
+  });
+  return { logits, watched: new Map(swapped) };
+}
+
+/** The last token's scores, and the watched values of all, when each is fed alone. */
+async function tokenByToken(session: Session, ids: readonly number[]): Promise<Step> {
+  session.reset();
+  const steps: Step[] = [];
+  for (const id of ids) {
+    const { logits, watched } = await session.append([id], { last: true });
+    steps.push({ logits: logits.slice(), watched: new Map([...watched].map(([o, v]) => [o, v.slice()])) });
+  }
+  const last = steps.at(-1) as Step;
+  const rows = (origin: string) => steps.flatMap((s) => s.watched.get(origin) ?? []);
+  const joined = [...last.watched.keys()].map((o) => [o, concatenated(rows(o))] as const);
+  return { logits: last.logits, watched: new Map(joined) };
 }

@@ -52,7 +52,7 @@ async function artifact(dir) {
     graph: legalize(runPasses(graph, backend.passes).graph, backend),
     weights: checkpoint.weights,
     facts,
-    about: () => aboutOf(checkpoint, facts, copied, [], console.warn),
+    about: () => aboutOf(checkpoint, facts, copied, console.warn),
     dir: out,
     progress: () => {},
     warn: console.warn,

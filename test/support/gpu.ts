@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { dawn } from "../../backends/wgsl/index.ts";
 
 const root = join(import.meta.dirname, "../..");
 /** Software drivers for Vulkan, the best first: what .ci/lavapipe.sh unpacks, and what Chromium brings. */
@@ -18,10 +19,7 @@ export async function findGpu(): Promise<{ readonly name: string } | { readonly 
   if (driver) process.env.VK_ICD_FILENAMES ??= driver;
   process.env.XDG_RUNTIME_DIR ??= "/tmp";
   try {
-    const { create } = await import("webgpu");
-    const keep = globalThis as { gemmacProbe?: ReturnType<typeof create> };
-    keep.gemmacProbe ??= create([]);
-    const adapter = await keep.gemmacProbe.requestAdapter();
+    const adapter = await ((await dawn()) as GPU).requestAdapter();
     if (adapter) return { name: adapter.info.description };
     return { missing: "WebGPU finds no adapter: run sh .ci/lavapipe.sh, or install Chromium" };
   } catch (e) {

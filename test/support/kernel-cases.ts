@@ -181,6 +181,36 @@ const products: KernelCase[] = [
     tokens: [1, 2],
     limit: 64 * 128,
   },
+  {
+    name: "a matrix that no binding holds, for each token",
+    ...(() => {
+      const q = coded("i8", 32, false, 300, 64);
+      return { graph: graph(add(r(300), q.over(x(64))), x(64), r(300)), values: q.values };
+    })(),
+    tokens: [1, 5],
+    limit: 64 * 128,
+  },
+  {
+    name: "scales that no binding holds",
+    ...(() => {
+      const q = coded("i8", 4, false, 300, 64);
+      return { graph: graph(q.over(x(64)), x(64)), values: q.values };
+    })(),
+    tokens: [1, 2],
+    limit: 64 * 128,
+  },
+  {
+    name: "a gated product of matrices that no binding holds",
+    graph: graph(
+      geglu(
+        linear(x(48), f32(weight("bf16", 200, 48))),
+        linear(x(48), f32(param({ name: "up", type: tensor("bf16", 200, 48) }))),
+      ),
+      x(48),
+    ),
+    tokens: [1, 6],
+    limit: 64 * 128,
+  },
 ];
 
 const ids = input("tokens", "i32", 1, T);

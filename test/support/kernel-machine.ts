@@ -79,8 +79,17 @@ int main(void) {
 }
 `;
 
+/** Where kernels run: memory by number, launches in order. */
+export interface Machine {
+  allocate(bytes: number): number;
+  free(id: number): void;
+  write(id: number, offset: number, data: Uint8Array): void;
+  read(id: number, offset: number, bytes: number): Promise<Uint8Array>;
+  launch(d: Dispatch, sizes: Sizes, place: (b: Binding) => readonly [id: number, offset: number]): void;
+}
+
 /** Kernels in their C print, compiled by gcc, in a process of their own that holds the memory. */
-export class KernelMachine {
+export class KernelMachine implements Machine {
   readonly #kernels: ReadonlyMap<string, number>;
   readonly #process: ChildProcessWithoutNullStreams;
   readonly #waiting: { bytes: number; resolve(b: Buffer): void; reject(e: Error): void }[] = [];
@@ -180,12 +189,12 @@ export class KernelMachine {
 /** The memory of one plan on a machine. */
 export class PlanRun {
   readonly #plan: Plan;
-  readonly #machine: KernelMachine;
+  readonly #machine: Machine;
   readonly #arena: number;
   readonly #states = new Map<State, number>();
   readonly #weights = new Map<PackedWeight, readonly number[]>();
 
-  constructor(plan: Plan, machine: KernelMachine) {
+  constructor(plan: Plan, machine: Machine) {
     this.#plan = plan;
     this.#machine = machine;
     this.#arena = machine.allocate(plan.arenaBytes);

@@ -92,8 +92,8 @@ export class Cover implements Scene, Source {
   stored(v: Value): Value | undefined {
     return this.#stage.packer.stored(v);
   }
-  pack(parts: readonly Value[], as: Packing): PackedWeight {
-    return this.#stage.packer.pack(parts, as);
+  pack(parts: readonly Value[], as: Packing, beside?: PackedWeight): PackedWeight {
+    return this.#stage.packer.pack(parts, as, beside);
   }
   stepAt(v: Value): number | undefined {
     const home = this.homes.get(v);

@@ -21,7 +21,7 @@ import { type GemmShape, gemm, tileOf } from "../library/gemm.ts";
 import { gemmTensor, tensorReads, tensorTile } from "../library/gemm-tensor.ts";
 import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/gemv.ts";
 import type { Activation } from "../library/math.ts";
-import type { Device, PackedWeight } from "../plan/types.ts";
+import type { Device, PackedWeight, WeightChunk } from "../plan/types.ts";
 import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
 
 export const one = { of: 1, per: 1 } as const;
@@ -102,12 +102,11 @@ export function packed(
 ): readonly [name: string, weight: PackedWeight][] {
   const names = ["weight", "scales", "zeros"];
   const first = products[0] as Product;
+  const partsOf = (i: number) => products.map((p) => p.weights[i] as Value);
+  const matrix = scene.pack(partsOf(0), "matrix");
   return first.weights.map((_, i) => [
     names[i] as string,
-    scene.pack(
-      products.map((p) => p.weights[i] as Value),
-      i === 0 ? "matrix" : "numbers",
-    ),
+    i === 0 ? matrix : scene.pack(partsOf(i), "numbers", matrix),
   ]);
 }
 
@@ -269,9 +268,9 @@ function vector(v: Value, shape: Shape, first: Product, scene: Scene): Match | u
 }
 
 /** The rows of `w` that go with a chunk of the matrix. Scales are small, and may all be in one piece. */
-function chunkOf(w: PackedWeight, main: PackedWeight, chunk: number): Bound {
-  if (w === main || main.chunks.length === 1) return whole(w, chunk);
+export function chunkOf(w: PackedWeight, main: PackedWeight, chunk: number): Bound {
   const rows = main.chunks[chunk];
+  if (w.chunks[chunk]?.rows === rows?.rows) return whole(w, chunk);
   if (w.chunks.length > 1 || !rows) throw new TypeError(`${w.name} does not fit one binding`);
   return {
     kind: "weight",
@@ -286,35 +285,51 @@ function chunkOf(w: PackedWeight, main: PackedWeight, chunk: number): Bound {
 function matrix(v: Value, shape: Shape, first: Product, tokens: Dim, scene: Scene): Match | undefined {
   const weights = packed(shape.products, scene);
   const main = weights[0]?.[1] as PackedWeight;
-  if (weights.some(([, w]) => w.chunks.length > 1)) return undefined;
+  const pieces = main.chunks;
+  const cut = pieces.length > 1;
+  if (cut && shape.epilogue.gate) return undefined;
   const spec = {
     rows: shape.epilogue.gate ? main.rows / 2 : main.rows,
     columns: first.columns,
     format: first.format,
     epilogue: shape.epilogue,
+    cut,
   };
   return {
     makes: [v],
     rebuilt: [shape.rebuild(shape.products.map((p) => p.over(first.x)))],
     needs: [first.x, ...(shape.residual ? [shape.residual] : [])],
     launches: () => {
-      const bind: Record<string, Bound> = { x: value(first.x), y: value(v) };
-      if (shape.residual) bind.residual = value(shape.residual);
-      for (const [name, w] of weights) bind[name] = whole(w);
-      return [{ ...manyTokens(spec, tokens, scene.device), bind }];
+      return pieces.map((piece, chunk): Launch => {
+        const bind: Record<string, Bound> = { x: value(first.x), y: value(v) };
+        if (shape.residual) bind.residual = value(shape.residual);
+        for (const [name, w] of weights) bind[name] = chunkOf(w, main, chunk);
+        return { ...manyTokens(spec, tokens, scene.device, piece), bind };
+      });
     },
   };
 }
 
-/** The product of many vectors: on tensor cores where the device has them and they can read the matrix. */
-export function manyTokens(spec: GemmShape, tokens: Dim, device: Device): Omit<Launch, "bind"> {
-  const cores = tensorReads(spec.format) ? device.tensorCores : undefined;
+/**
+ * The product of many vectors, by a piece of the matrix where it is cut: on tensor cores where the device has them and
+ * they can read the matrix.
+ */
+export function manyTokens(
+  spec: GemmShape,
+  tokens: Dim,
+  device: Device,
+  piece: WeightChunk = { firstRow: 0, rows: spec.rows, bytes: 0 },
+): Omit<Launch, "bind"> {
+  const cores = tensorReads(spec.format) && !spec.cut ? device.tensorCores : undefined;
   const tile = cores ? tensorTile : tileOf(device.threads);
   return {
     kernel: cores ? gemmTensor(spec, cores.exact) : gemm(spec, { threads: device.threads }),
-    uniforms: { tokens },
+    uniforms: { tokens, rows: piece.rows, rows_before: piece.firstRow },
     grid: [
-      { of: spec.rows, per: cores && spec.epilogue.gate ? tile.rows / 2 : tile.rows },
+      {
+        of: spec.cut ? piece.rows : spec.rows,
+        per: cores && spec.epilogue.gate ? tile.rows / 2 : tile.rows,
+      },
       { of: tokens, per: tile.tokens },
     ],
   };

@@ -3,7 +3,7 @@ import { add, cast, constant, gather, mul, quant_gather, rms_norm } from "../../
 import { embed as embedKernel } from "../library/embed.ts";
 import { type Format, isStored } from "../library/format.ts";
 import { rmsNorm } from "../library/norm.ts";
-import { codedFormat, plainVector, rowsOf, value, whole } from "./product.ts";
+import { chunkOf, codedFormat, plainVector, rowsOf, value, whole } from "./product.ts";
 import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
 
 /** rms_norm, with the residual connection after it if there is one. */
@@ -90,17 +90,15 @@ export const embed: Tile = {
 
 function launches(v: Value, rows: Lookup, ids: number, scale: number, scene: Scene): Launch[] {
   const names = ["weight", "scales", "zeros"];
-  const weights = rows.weights.map((w, i) => scene.pack([w], i === 0 ? "matrix" : "numbers"));
-  const pieces = weights[0]?.chunks ?? [];
+  const [table, ...others] = rows.weights;
+  const matrix = scene.pack(table ? [table] : [], "matrix");
+  const weights = [matrix, ...others.map((w) => scene.pack([w], "numbers", matrix))];
+  const pieces = matrix.chunks;
   const { threads } = scene.device;
   const spec = { columns: rows.columns, format: rows.format, scale, ids, cut: pieces.length > 1 };
   return pieces.map((piece, chunk) => {
     const bind: Record<string, Bound> = { step: { kind: "step" }, y: value(v) };
-    weights.forEach((w, i) => {
-      const part = { offset: piece.firstRow * w.rowBytes, bytes: piece.rows * w.rowBytes };
-      bind[names[i] as string] =
-        i > 0 && pieces.length > 1 ? { kind: "weight", weight: w, chunk: 0, ...part } : whole(w, chunk);
-    });
+    for (const [i, w] of weights.entries()) bind[names[i] as string] = chunkOf(w, matrix, chunk);
     return {
       kernel: embedKernel(spec, threads),
       bind,

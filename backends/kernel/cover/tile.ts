@@ -67,8 +67,8 @@ export interface Scene {
   uses(v: Value): number;
   /** The param behind `v` if it is a weight, as the checkpoint or the setup stores it: a plain widening is looked through. */
   stored(v: Value): Value | undefined;
-  /** Weights below one another, all of one type. */
-  pack(parts: readonly Value[], as: Packing): PackedWeight;
+  /** Weights below one another, all of one type; cut, where they must be, as `beside` is. */
+  pack(parts: readonly Value[], as: Packing, beside?: PackedWeight): PackedWeight;
   /** Where an i32 input begins in the step state; undefined for anything else. */
   stepAt(v: Value): number | undefined;
   /** What overwrites the input `past` at the end of a step. */

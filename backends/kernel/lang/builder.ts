@@ -71,6 +71,8 @@ export class KernelBuilder {
   }
   /** Known numbers, looked up by an index that is not known. */
   table(name: string, values: readonly number[]): Readable<"f32"> {
+    const known = this.#tables.find((t) => String(t.values) === String(values));
+    if (known) return this.#access(known as Memory<"f32">);
     const memory: Memory<"f32"> = { name: this.#unique(name), type: "f32", space: "table", values };
     this.#tables.push(memory);
     return this.#access(memory);

@@ -71,7 +71,7 @@ const keysAtOnce = (headDim: number, sharedBytes: number, rows: number): number 
 
 /** The score of a slot that the mask hides: next to any visible one its weight is exactly zero. */
 const hidden = -1e30;
-/** That of a place beyond the last slot, which is nothing even where all slots are hidden. */
+/** The largest score of no slots. */
 const nothing = -3e38;
 
 /**
@@ -183,6 +183,8 @@ export function attention(
     };
 
     k.for("first_slot", { from, to, step: keys }, (firstSlot) => {
+      // No constant, so that compilers which unroll whatever they can leave these loops alone.
+      const here = k.let("slots_here", to.sub(firstSlot).min(keys));
       const load = (slotted: typeof key, fresh: typeof key | undefined) => {
         k.for("i", { from: k.thread, to: keys * quads, step: threads }, (i) => {
           const [j, quad] = [i.div(quads), i.mod(quads)];
@@ -228,16 +230,16 @@ export function attention(
           if (s.window) score = select(position.sub(at).lt(s.window), score, f32(hidden));
           if (s.causal) score = select(at.le(position), score, f32(hidden));
         }
-        scores.set(i, select(slot.lt(to), score, f32(nothing)));
+        scores.set(i, score);
       });
       k.barrier();
       load(value, freshValue);
       k.for("r", { from: k.thread, to: rows, step: threads }, (r) => {
         const before = k.let("before", largest.at(r));
         const most = k.var("most", before);
-        k.for("j", { to: keys }, (j) => most.set(most.max(scores.at(r.mul(keys).add(j)))));
+        k.for("j", { to: here }, (j) => most.set(most.max(scores.at(r.mul(keys).add(j)))));
         const sum = k.zero("sum", "f32");
-        k.for("j", { to: keys }, (j) => {
+        k.for("j", { to: here }, (j) => {
           const weight = k.let("weight", scores.at(r.mul(keys).add(j)).sub(most).exp());
           scores.set(r.mul(keys).add(j), weight);
           sum.inc(weight);
@@ -252,7 +254,7 @@ export function attention(
         const { r, quad, some } = own(o);
         const update = () => {
           sum.set(sum.mul(fade.at(r)));
-          k.for("j", { to: keys }, (j) =>
+          k.for("j", { to: here }, (j) =>
             sum.inc(tile.at(j.mul(pitch).add(quad)).mul(scores.at(r.mul(keys).add(j)))),
           );
         };

@@ -9,10 +9,12 @@ export interface GemmShape {
   readonly columns: number;
   readonly format: Format;
   readonly epilogue: Epilogue;
+  /** The matrix comes in pieces: the launch says which rows are bound. Not where it is gated. */
+  readonly cut?: boolean;
 }
 
 export const gemmName = (s: GemmShape): string =>
-  `gemm_${formatName(s.format)}_${s.columns}_to_${s.rows}${epilogueName(s.epilogue)}`;
+  `gemm_${formatName(s.format)}_${s.columns}_to_${s.rows}${epilogueName(s.epilogue)}${s.cut ? "_cut" : ""}`;
 
 /** Each thread makes a square of this side. */
 const side = 4;
@@ -28,6 +30,7 @@ export function tileOf(threads: number): { readonly tokens: number; readonly row
 /** Many vectors by one matrix: y = x·Wᵀ for x [tokens, columns], in tiles that groups hold in shared memory. */
 export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
   const { gate, residual } = s.epilogue;
+  if (gate && s.cut) throw new TypeError(`${gemmName(s)}: halves of one matrix cannot be cut together`);
   const doc =
     `y = ${residual ? "residual + " : ""}${gate ? `${gate}(x·Aᵀ) · (x·Bᵀ), A above B` : "x·Wᵀ"} for each token; ` +
     `${s.columns} columns of ${formatName(s.format)}`;
@@ -37,6 +40,8 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
     const added = residual ? k.input("residual", "f32") : undefined;
     const y = k.output("y", "f32");
     const tokens = k.uniform("tokens");
+    const rows = s.cut ? k.uniform("rows") : s.rows;
+    const before = s.cut ? k.uniform("rows_before") : undefined;
 
     const tile = tileOf(cut.threads);
     const across = tile.rows / side;
@@ -78,7 +83,7 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
             "row",
             firstRow
               .add(own)
-              .min(s.rows - 1)
+              .min(typeof rows === "number" ? rows - 1 : rows.sub(1))
               .add(h * s.rows),
           );
           const inside = matrix.pieces % pieces === 0 ? piece : piece.min(matrix.pieces - 1);
@@ -115,7 +120,7 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
     const at = (h: number, i: number, j: number) => sums[h]?.[i]?.[j]?.sum() as Expr<"f32">;
     range(side).forEach((j) => {
       const row = k.let(`row${j}`, firstRow.add(ownRow).add(j));
-      k.if(row.lt(s.rows), () => {
+      k.if(row.lt(rows), () => {
         const scaleOf = (h: number) =>
           matrix.rowScale ? matrix.scale(row.add(h * s.rows), literal("u32", 0), 0) : undefined;
         const scales = range(halves).map((h) => {
@@ -131,7 +136,8 @@ export function gemm(s: GemmShape, cut: Pick<Cut, "threads">): Kernel {
             }) as [Expr<"f32">, Expr<"f32">];
             let value = gate ? activations[gate](k.let("gate", first)).mul(second) : first;
             if (s.epilogue.softcap) value = softcap(value, s.epilogue.softcap);
-            const place = k.let("place", token.mul(s.rows).add(row));
+            const column = before ? row.add(before) : row;
+            const place = k.let("place", token.mul(s.rows).add(column));
             y.set(place, added ? added.at(place).add(value) : value);
           });
         });

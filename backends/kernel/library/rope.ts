@@ -94,7 +94,7 @@ function place(
     head.lt(s.heads + s.kvHeads),
     () => {
       const angle = k.let("angle", step.at(t.add(s.places.positions)).to("f32").mul(frequency.at(i)));
-      const { sin, cos } = turn(angle);
+      const { sin, cos } = turn(angle, (name, e) => k.let(name, e));
       const [sine, cosine] = [k.let("sine", sin), k.let("cosine", cos)];
       const a = k.let("turned_low", low.mul(cosine).sub(high.mul(sine)));
       const b = k.let("turned_high", high.mul(cosine).add(low.mul(sine)));

@@ -40,17 +40,20 @@ export class Packer {
     return plain && !this.#graph.setup[String(x.attrs.name)] ? x : undefined;
   }
 
-  /** Rows of a "matrix" begin at 16 bytes, which is how kernels read them; those of anything else at whole words. */
-  pack(parts: readonly Value[], as: Packing): PackedWeight {
+  /**
+   * Rows of a "matrix" begin at 16 bytes, which is how kernels read them; those of anything else at whole words. What
+   * no binding holds is cut into pieces: where `beside` is, which it goes with, or where it must be.
+   */
+  pack(parts: readonly Value[], as: Packing, beside?: PackedWeight): PackedWeight {
     const key = `${as} ${parts.map((p) => p.id)}`;
     const known = this.#packed.get(key);
     if (known) return known;
-    const made = this.#layOut(parts, as);
+    const made = this.#layOut(parts, as, beside);
     this.#packed.set(key, made);
     return made;
   }
 
-  #layOut(parts: readonly Value[], as: Packing): PackedWeight {
+  #layOut(parts: readonly Value[], as: Packing, beside: PackedWeight | undefined): PackedWeight {
     const first = parts[0] as Value;
     const { dtype } = first;
     const columns = Number(first.shape.at(-1) ?? 1);
@@ -60,6 +63,9 @@ export class Packer {
     const unit = as === "matrix" ? 16 : 4;
     const rowBytes = Math.ceil(exact / unit) * unit;
     const names = parts.map((p) => String(p.attrs.name));
+    const fits = rows * rowBytes <= this.#bindingBytes;
+    const pieces =
+      !fits && beside?.chunks.map(({ firstRow, rows: n }) => ({ firstRow, rows: n, bytes: n * rowBytes }));
     return {
       name: names.length === 1 ? (names[0] as string) : joined(names),
       dtype,
@@ -67,7 +73,7 @@ export class Packer {
       columns,
       rowBytes,
       parts,
-      chunks: chunks(rows, rowBytes, this.#bindingBytes),
+      chunks: pieces || chunks(rows, rowBytes, this.#bindingBytes),
     };
   }
 }

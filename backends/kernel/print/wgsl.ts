@@ -85,10 +85,11 @@ const helpers: Readonly<Record<string, string>> = {
 };
 
 /** A module with one entry point, which is called as the kernel is. Bindings are 0, 1, …, uniforms after the buffers. */
-export function wgsl(k: Kernel, { subgroups = false }: WgslOptions = {}): string {
+export function wgsl(k: Kernel, options: WgslOptions = {}): string {
   const expression = expressions(dialect);
   const out = new Lines();
   const reduces = [...statements(k.body)].filter((s): s is Of<"reduce"> => s.kind === "reduce");
+  const subgroups = (options.subgroups ?? false) && reduces.some((s) => s.lanes === k.threads);
   const meetings = new Map<string, string>();
   for (const s of reduces)
     for (const b of bundles(s)) {
@@ -141,15 +142,12 @@ export function wgsl(k: Kernel, { subgroups = false }: WgslOptions = {}): string
   };
 
   const text = new Lines();
-  out.block(
-    `@compute @workgroup_size(${k.threads})\nfn ${k.name}(${parameters(subgroups && reduces.length > 0)})`,
-    () => {
-      if (subgroups && reduces.length > 0) out.add("subgroup = vec2<u32>(subgroup_lane, subgroup_lanes);");
-      body(k.body);
-    },
-  );
+  out.block(`@compute @workgroup_size(${k.threads})\nfn ${k.name}(${parameters(subgroups)})`, () => {
+    if (subgroups) out.add("subgroup = vec2<u32>(subgroup_lane, subgroup_lanes);");
+    body(k.body);
+  });
   const main = out.toString();
-  if (subgroups && reduces.length > 0) text.add("enable subgroups;", "");
+  if (subgroups) text.add("enable subgroups;", "");
   text.add(...comment(k.doc), "");
   k.buffers.forEach((m, i) => void text.add(`@group(0) @binding(${i}) ${buffer(m)}`));
   if (k.uniforms.length > 0) {
@@ -161,7 +159,7 @@ export function wgsl(k: Kernel, { subgroups = false }: WgslOptions = {}): string
     const values = m.values ?? [];
     text.add(`const ${m.name} = array<f32, ${values.length}>(`, ...rows(values), ");");
   }
-  if (subgroups && reduces.length > 0) text.add("var<private> subgroup: vec2<u32>;");
+  if (subgroups) text.add("var<private> subgroup: vec2<u32>;");
   const reductions = [...meetings.values()].join("\n\n");
   const used = Object.keys(helpers).filter((name) => main.includes(`${name}(`));
   const functionsText = [...used.map((n) => helpers[n]), reductions].filter(Boolean).join("\n\n");

@@ -1,5 +1,6 @@
 import type { LoadOptions, Progress } from "./api.ts";
 import { GemmaError } from "./error.ts";
+import { concatenated } from "./floats.ts";
 import { acquire } from "./gpu/device.ts";
 import { Engine, type Ran } from "./gpu/engine.ts";
 import { pipelines } from "./gpu/pipelines.ts";
@@ -110,19 +111,12 @@ async function fed(engine: Engine, ids: readonly number[]): Promise<Ran> {
     runs.push(await engine.run(ids.slice(at, at + engine.longest)));
   const [only] = runs;
   if (runs.length === 1 && only) return only;
-  const joined = (parts: readonly Float32Array[]) => {
-    const out = new Float32Array(parts.reduce((n, p) => n + p.length, 0));
-    let at = 0;
-    for (const p of parts) {
-      out.set(p, at);
-      at += p.length;
-    }
-    return out;
-  };
-  const kept = [...(runs[0]?.kept.keys() ?? [])].map(
-    (origin) => [origin, joined(runs.flatMap((r) => r.kept.get(origin) ?? []))] as const,
-  );
-  return { logits: joined(runs.map((r) => r.logits)), kept: new Map(kept) };
+  const ofLast = runs.at(-1)?.ofLast ?? new Map();
+  const kept = [...(runs[0]?.kept.keys() ?? [])].map((origin) => {
+    const parts = runs.flatMap((r) => r.kept.get(origin) ?? []);
+    return [origin, concatenated(ofLast.has(origin) ? parts.slice(-1) : parts)] as const;
+  });
+  return { logits: concatenated(runs.map((r) => r.logits)), kept: new Map(kept), ofLast };
 }
 
 async function setUp(program: Program, base: URL, options: LoadOptions): Promise<Alive> {

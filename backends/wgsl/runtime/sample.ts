@@ -7,8 +7,7 @@ export function sample(
   random: () => number,
 ): number {
   if (temperature <= 0) return argmax(scores);
-  const candidates =
-    topK > 0 && topK < scores.length ? largest(scores, topK) : byScore(scores, scores.keys());
+  const candidates = topIndices(scores, topK || scores.length);
   const top = scores[candidates[0] as number] as number;
   const weights = candidates.map((i) => Math.exp(((scores[i] as number) - top) / temperature));
   const total = weights.reduce((a, b) => a + b, 0);
@@ -30,15 +29,13 @@ export function argmax(scores: Float32Array): number {
   return best;
 }
 
-const byScore = (scores: Float32Array, indices: Iterable<number>): number[] =>
-  Array.from(indices).sort((a, b) => (scores[b] as number) - (scores[a] as number));
-
 /** Indices of the k largest scores, largest first. */
-function largest(scores: Float32Array, k: number): number[] {
-  const threshold = scores.slice().sort()[scores.length - k] as number;
+export function topIndices(scores: Float32Array, k: number): number[] {
+  const threshold = k < scores.length ? (scores.slice().sort()[scores.length - k] as number) : undefined;
   const found: number[] = [];
-  for (let i = 0; i < scores.length; i++) if ((scores[i] as number) >= threshold) found.push(i);
-  return byScore(scores, found).slice(0, k);
+  for (let i = 0; i < scores.length; i++)
+    if (threshold === undefined || (scores[i] as number) >= threshold) found.push(i);
+  return found.sort((a, b) => (scores[b] as number) - (scores[a] as number)).slice(0, k);
 }
 
 /** A small generator of uniform numbers in [0, 1) (T. Ettinger's mulberry32). */

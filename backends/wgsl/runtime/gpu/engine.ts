@@ -22,6 +22,8 @@ interface Prepared {
 export interface Ran {
   readonly logits: Float32Array;
   readonly kept: ReadonlyMap<string, Float32Array>;
+  /** Which of `kept` are of the last token only, and their shapes. */
+  readonly ofLast: ReadonlyMap<string, readonly number[]>;
 }
 
 /** A program's storage and launches on one device. */
@@ -144,7 +146,12 @@ export class Engine {
     this.#fed += ids.length;
     let word = 0;
     const parts = sizes.map((bytes) => floats.subarray(word, (word += bytes / 4)));
+    const fixed = [...kept].flatMap(([origin, { shape }]) => {
+      const sizes = shape.filter((d) => typeof d === "number");
+      return sizes.length === shape.length ? [[origin, sizes] as const] : [];
+    });
     return {
+      ofLast: new Map(fixed),
       logits: parts[0] as Float32Array,
       kept: new Map([...kept.keys()].map((origin, i) => [origin, parts[i + 1] as Float32Array])),
     };
