@@ -69,11 +69,12 @@ def gemma(config, weights, caches, tokens, start, last=None):
     batch, steps = tokens.shape
     heads, kv, size, eps = (config[k] for k in ("heads", "kvHeads", "headDim", "eps"))
     positions = jnp.broadcast_to(start + jnp.arange(steps), (batch, steps))
+    times = lambda x, w: jnp.einsum("btd,nd->btn", x, w)
     turn = lambda x: rope(x, positions, config["theta"])
 
     def layer(x, w, past_k, past_v):
         h = rms_norm(x, w("input_layernorm"), eps)
-        project = lambda name, n: (h @ w(f"self_attn.{name}_proj").T).reshape(batch, steps, n, size)
+        project = lambda name, n: times(h, w(f"self_attn.{name}_proj")).reshape(batch, steps, n, size)
         ks = jax.lax.dynamic_update_slice(past_k, turn(project("k", kv)), (0, start, 0, 0))
         vs = jax.lax.dynamic_update_slice(past_v, project("v", kv), (0, start, 0, 0))
         q = turn(project("q", heads)).reshape(batch, steps, kv, heads // kv, size)
@@ -81,10 +82,10 @@ def gemma(config, weights, caches, tokens, start, last=None):
         seen = jnp.arange(ks.shape[1]) <= positions[:, None, None, :, None]
         p = jax.nn.softmax(jnp.where(seen, scores, -1e30), -1)
         o = jnp.einsum("bkgts,bskd->btkgd", p, vs).reshape(batch, steps, heads * size)
-        x = x + o @ w("self_attn.o_proj").T
+        x = x + times(o, w("self_attn.o_proj"))
         h = rms_norm(x, w("post_attention_layernorm"), eps)
-        gate = jax.nn.gelu(h @ w("mlp.gate_proj").T, approximate=True)
-        return x + (gate * (h @ w("mlp.up_proj").T)) @ w("mlp.down_proj").T, ks, vs
+        gate = jax.nn.gelu(times(h, w("mlp.gate_proj")), approximate=True)
+        return x + times(gate * times(h, w("mlp.up_proj")), w("mlp.down_proj")), ks, vs
 
     table = next(weights[n] for n in weights if n.startswith("model.embed_tokens"))
     x = table[tokens].astype(jnp.float32) * config["width"] ** 0.5
@@ -105,7 +106,7 @@ def gemma(config, weights, caches, tokens, start, last=None):
             vs.append(v)
         new = (ks, vs)
     x = x[:, -1:] if last is None else jax.lax.dynamic_slice_in_dim(x, last, 1, 1)
-    return rms_norm(x, find(weights, "model.norm"), eps) @ table.astype(jnp.float32).T, new
+    return times(rms_norm(x, find(weights, "model.norm"), eps), table.astype(jnp.float32)), new
 
 
 def run(folder, rounds="3", steps="16"):
