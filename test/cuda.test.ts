@@ -61,10 +61,14 @@ describe.runIf(cxx)("a CUDA artifact, its sources run on the processor", () => {
     expect(source).toMatch(/for \(int n = 0; n < 4; n\+\+\) decode_256_layer\(g, n\);/);
   });
 
-  test("passes its own test", async () => {
-    const { code, stdout } = await started(join(out, "gemma"), ["--selftest"]);
-    expect(stdout).toMatch(/^ok: 6 tokens/);
-    expect(code).toBe(0);
+  test("passes its own test, layer by layer", async () => {
+    copyFileSync(await buildForProcessor(out, { trace: true }), join(out, "gemma-test"));
+    for (const name of ["gemma", "gemma-test"]) {
+      const { code, stdout } = await started(join(out, name), ["--selftest"]);
+      expect(stdout).toMatch(/^ok: 6 tokens/m);
+      if (name === "gemma-test") expect(stdout).toMatch(/^ok: sums of 4 of 4 layers$/m);
+      expect(code).toBe(0);
+    }
   }, 60_000);
 
   test("gives the same scores in whatever order its threads take turns", async () => {
@@ -102,6 +106,39 @@ describe.runIf(cxx)("a CUDA artifact, its sources run on the processor", () => {
     },
     60_000,
   );
+
+  test("runs clean under sanitizers, weights copied as to a GPU", async () => {
+    const sanitize = [
+      "-O1",
+      "-g",
+      "-UGEMMA_MAPPED_WEIGHTS",
+      "-fsanitize=address,undefined",
+      "-fno-sanitize-recover=all",
+    ];
+    const checked = await buildForProcessor(out, { optimize: sanitize });
+    const args = [
+      "--weights",
+      join(out, "model.safetensors"),
+      "--ids",
+      "5,6,7,8",
+      "-n",
+      "3",
+      "--temperature",
+      "1",
+    ];
+    // Fibers are kept to the end, and run on stacks that the sanitizer does not know.
+    const { code, stderr } = await started(checked, args, { ASAN_OPTIONS: "detect_leaks=0" });
+    expect(stderr.replace(/^.*WARNING: ASan is ignoring[\s\S]*?issues\/189\n/m, "")).toMatch(
+      /^\d+ tokens, .*\n$/,
+    );
+    expect(code).toBe(0);
+  }, 120_000);
+
+  test("a step takes five launches a layer", () => {
+    const source = readFileSync(join(out, "gemma.cu"), "utf8");
+    const layer = /static void decode_256_layer\(gemma \*g, int n\) {([\s\S]*?)\n}/.exec(source)?.[1] ?? "";
+    expect(layer.match(/launch\(/g)?.length).toBe(5);
+  });
 
   test("tunes, and remembers by the name of the device", async () => {
     const { code, stdout, stderr } = await started(join(out, "gemma"), ["--tune"]);

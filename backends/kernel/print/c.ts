@@ -3,7 +3,6 @@ import {
   type Expr,
   type Kernel,
   lanes,
-  type Memory,
   meets,
   parts,
   reads,
@@ -11,22 +10,24 @@ import {
   type Type,
 } from "../lang/index.ts";
 import { type Dialect, decimal, expressions } from "./expression.ts";
-import { comment, Lines, type Of, printBody, reducers, rows, type StatementPrinters } from "./statement.ts";
+import {
+  alike,
+  comment,
+  floatFunctions,
+  Lines,
+  loopHead,
+  type Of,
+  pointerTo,
+  printBody,
+  reducers,
+  rows,
+  type StatementPrinters,
+} from "./statement.ts";
 
 const scalars = { f32: "float", i32: "int32_t", u32: "uint32_t", bool: "bool" } as const;
 const type = (t: Type): string => {
   const { scalar, count } = lanes(t);
   return count === 1 ? scalars[scalar] : `${scalar}x${count}`;
-};
-
-const functions: Readonly<Record<string, string>> = {
-  exp: "expf",
-  tanh: "tanhf",
-  sqrt: "sqrtf",
-  sin: "sinf",
-  cos: "cosf",
-  floor: "floorf",
-  pow: "powf",
 };
 
 const dialect = (isArray: (name: string) => boolean): Dialect => ({
@@ -49,7 +50,7 @@ const dialect = (isArray: (name: string) => boolean): Dialect => ({
     "groups.x": "groups_x",
   },
   call: (op, t, args) => {
-    const spelled = functions[op] ?? `${op}_${t.split("x")[0]}`;
+    const spelled = floatFunctions[op] ?? `${op}_${t.split("x")[0]}`;
     const { count } = lanes(t);
     return count === 1 ? `${spelled}(${args.join(", ")})` : `${op}_${t}(${args.join(", ")})`;
   },
@@ -196,14 +197,8 @@ export function c(k: Kernel): string {
     let: (s) => declare(s.name, s.value.type, expression(s.value), true),
     var: (s) => declare(s.name, s.value.type, expression(s.value), false),
     set: (s) => out.add(`${arrays.has(s.name) ? `${s.name}[thread]` : s.name} = ${expression(s.value)};`),
-    store: (s) => out.add(`${s.memory.name}[${expression(s.index)}] = ${expression(s.value)};`),
-    for: (s) => out.block(head(s), () => leaf(s.body)),
-    if: (s) =>
-      out.branch(
-        `if (${expression(s.cond)})`,
-        () => leaf(s.yes),
-        s.no.length > 0 ? () => leaf(s.no) : undefined,
-      ),
+    for: (s) => out.block(loopHead(s, "uint32_t", expression), () => leaf(s.body)),
+    ...alike(out, expression, leaf),
     barrier: unreachable,
     reduce: unreachable,
     mma: unreachable,
@@ -213,11 +208,6 @@ export function c(k: Kernel): string {
     },
     fence: () => out.add("__atomic_thread_fence(__ATOMIC_SEQ_CST);"),
     await: () => {},
-    comment: (s) => out.add(...comment(s.text)),
-  };
-  const head = (s: Of<"for">): string => {
-    const [from, to, step] = [s.from, s.to, s.step].map(expression);
-    return `for (uint32_t ${s.name} = ${from}; ${s.name} < ${to}; ${s.name} += ${step})`;
   };
   /** What all threads run, waiting for each other here and there. */
   const region = (stmts: readonly Stmt[]): void => {
@@ -258,13 +248,8 @@ export function c(k: Kernel): string {
         });
         out.add(`mma_bf16(${s.acc}, mma_a, mma_b, ${k.threads}u);`);
       }),
-    for: (s) => out.block(head(s), () => region(s.body)),
-    if: (s) =>
-      out.branch(
-        `if (${expression(s.cond)})`,
-        () => region(s.yes),
-        s.no.length > 0 ? () => region(s.no) : undefined,
-      ),
+    for: (s) => out.block(loopHead(s, "uint32_t", expression), () => region(s.body)),
+    if: alike(out, expression, region).if,
   };
 
   const text = new Lines();
@@ -274,7 +259,7 @@ export function c(k: Kernel): string {
   const parameters = [
     "Group group",
     "uint32_t groups_x",
-    ...k.buffers.map((m) => `${pointer(m)}${m.name}`),
+    ...k.buffers.map((m) => `${pointerTo(m, type(m.type), "restrict")}${m.name}`),
     ...k.uniforms.map((u) => `${scalars[u.type]} ${u.name}`),
   ];
   region(k.body);
@@ -288,11 +273,6 @@ export function c(k: Kernel): string {
   });
   return text.toString();
 }
-
-const pointer = (m: Memory): string => {
-  const fixed = m.space === "weight" || m.space === "input";
-  return `${fixed ? "const " : ""}${type(m.type)} *restrict `;
-};
 
 /** What all threads agree on is computed once, before the loop over them. */
 const hoists = (s: Stmt): boolean => s.kind === "let" && s.value.uniform;

@@ -1,6 +1,17 @@
-import { type Kernel, lanes, type Memory, type Stmt, type Type } from "../lang/index.ts";
+import { type Kernel, lanes, type Stmt, type Type } from "../lang/index.ts";
 import { bitsOf, type Dialect, decimal, expressions } from "./expression.ts";
-import { comment, Lines, printBody, type reducers, rows, type StatementPrinters } from "./statement.ts";
+import {
+  alike,
+  comment,
+  floatFunctions,
+  Lines,
+  loopHead,
+  pointerTo,
+  printBody,
+  type reducers,
+  rows,
+  type StatementPrinters,
+} from "./statement.ts";
 
 const scalars = { f32: "float", i32: "int", u32: "unsigned", bool: "bool" } as const;
 const vectors = { f32: "float", i32: "int", u32: "uint" } as const;
@@ -9,17 +20,12 @@ const type = (t: Type): string => {
   return count === 1 || scalar === "bool" ? scalars[scalar] : `${vectors[scalar]}${count}`;
 };
 
-const functions: Readonly<Record<string, string>> = {
-  exp: "expf",
-  tanh: "tanhf",
-  sqrt: "sqrtf",
+const floats: Readonly<Record<string, string>> = {
   rsqrt: "rsqrtf",
-  sin: "sinf",
-  cos: "cosf",
-  floor: "floorf",
-  pow: "powf",
+  min: "fminf",
+  max: "fmaxf",
+  abs: "fabsf",
 };
-const floats: Readonly<Record<string, string>> = { min: "fminf", max: "fmaxf", abs: "fabsf" };
 
 const dialect: Dialect = {
   type,
@@ -39,7 +45,7 @@ const dialect: Dialect = {
     "groups.x": "gridDim.x",
   },
   call: (op, t, args) => {
-    const one = functions[op] ?? (t === "f32" ? floats[op] : undefined) ?? op;
+    const one = floatFunctions[op] ?? (t === "f32" ? floats[op] : undefined) ?? op;
     return `${lanes(t).count > 1 ? op : one}(${args.join(", ")})`;
   },
   select: (cond, yes, no) => `(${cond} ? ${yes} : ${no})`,
@@ -163,18 +169,8 @@ export function cuda(k: Kernel): string {
     let: (s) => out.add(`const ${type(s.value.type)} ${s.name} = ${expression(s.value)};`),
     var: (s) => out.add(`${type(s.value.type)} ${s.name} = ${expression(s.value)};`),
     set: (s) => out.add(`${s.name} = ${expression(s.value)};`),
-    store: (s) => out.add(`${s.memory.name}[${expression(s.index)}] = ${expression(s.value)};`),
-    for: (s) => {
-      const [from, to, step] = [s.from, s.to, s.step].map(expression);
-      const head = `for (unsigned ${s.name} = ${from}; ${s.name} < ${to}; ${s.name} += ${step})`;
-      out.block(head, () => body(s.body));
-    },
-    if: (s) =>
-      out.branch(
-        `if (${expression(s.cond)})`,
-        () => body(s.yes),
-        s.no.length > 0 ? () => body(s.no) : undefined,
-      ),
+    for: (s) => out.block(loopHead(s, "unsigned", expression), () => body(s.body)),
+    ...alike(out, expression, body),
     barrier: () => out.add("__syncthreads();"),
     reduce: (s) => {
       const first = s.results[0];
@@ -196,10 +192,9 @@ export function cuda(k: Kernel): string {
       waits.found = true;
       out.add("await_inputs();");
     },
-    comment: (s) => out.add(...comment(s.text)),
   };
   const parameters = [
-    ...k.buffers.map((m) => `${pointer(m)}${m.name}`),
+    ...k.buffers.map((m) => `${pointerTo(m, type(m.type), "__restrict__")}${m.name}`),
     ...k.uniforms.map((u) => `${scalars[u.type]} ${u.name}`),
   ];
   const inner = new Lines();
@@ -216,8 +211,3 @@ export function cuda(k: Kernel): string {
   });
   return inner.toString();
 }
-
-const pointer = (m: Memory): string => {
-  const fixed = m.space === "weight" || m.space === "input";
-  return `${fixed ? "const " : ""}${type(m.type)} *__restrict__ `;
-};

@@ -1,4 +1,4 @@
-import type { Expr, Stmt } from "../lang/index.ts";
+import type { Expr, Memory, Stmt } from "../lang/index.ts";
 import { decimal } from "./expression.ts";
 
 /** Lines of text at growing depth. */
@@ -71,6 +71,43 @@ export function bundles(
   }
   return out;
 }
+
+/** What C and CUDA call functions of floats. */
+export const floatFunctions: Readonly<Record<string, string>> = {
+  exp: "expf",
+  tanh: "tanhf",
+  sqrt: "sqrtf",
+  sin: "sinf",
+  cos: "cosf",
+  floor: "floorf",
+  pow: "powf",
+};
+
+/** The head of a loop in C and CUDA, over whole numbers of the type `word`. */
+export function loopHead(s: Of<"for">, word: string, expression: (e: Expr) => string): string {
+  const [from, to, step] = [s.from, s.to, s.step].map(expression);
+  return `for (${word} ${s.name} = ${from}; ${s.name} < ${to}; ${s.name} += ${step})`;
+}
+
+/** Statements that C and CUDA write alike; `body` writes those inside. */
+export const alike = (
+  out: Lines,
+  expression: (e: Expr) => string,
+  body: (inner: readonly Stmt[]) => void,
+): Pick<StatementPrinters, "store" | "if" | "comment"> => ({
+  store: (s) => out.add(`${s.memory.name}[${expression(s.index)}] = ${expression(s.value)};`),
+  if: (s) =>
+    out.branch(
+      `if (${expression(s.cond)})`,
+      () => body(s.yes),
+      s.no.length > 0 ? () => body(s.no) : undefined,
+    ),
+  comment: (s) => out.add(...comment(s.text)),
+});
+
+/** How C and CUDA declare a pointer to memory of elements of `type`; `restrict` is how they say that none overlap. */
+export const pointerTo = (m: Memory, type: string, restrict: string): string =>
+  `${m.space === "weight" || m.space === "input" ? "const " : ""}${type} *${restrict} `;
 
 /** The numbers of a table, eight a line. */
 export function rows(values: readonly number[]): string[] {
