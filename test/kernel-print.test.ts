@@ -21,8 +21,12 @@ describe("one kernel in three languages", () => {
   test("WGSL", () => expect(wgsl(k)).toMatchFileSnapshot(golden("gemv.wgsl")));
   test("CUDA", () => expect(cuda(k)).toMatchFileSnapshot(golden("gemv.cu")));
   test("C", () => expect(c(k)).toMatchFileSnapshot(golden("gemv.c")));
-  test("WGSL with subgroups", () =>
-    expect(wgsl(gemv(shape, { ...cut, lanes: 64 }), { subgroups: true })).toContain("enable subgroups;"));
+  test("WGSL with subgroups, where a sum is of the whole workgroup", () => {
+    const long = { ...shape, columns: 1024 };
+    const text = (lanes: number) => wgsl(gemv(long, { ...cut, lanes }), { subgroups: true });
+    expect(text(64)).toContain("enable subgroups;");
+    expect(text(4)).not.toContain("subgroup");
+  });
 });
 
 describe("what a kernel must not do is found when it is written", () => {
