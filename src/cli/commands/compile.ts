@@ -1,30 +1,24 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { UserError } from "../../../ir/error.ts";
 import { print as printGraph } from "../../../ir/text/index.ts";
 import { groups } from "../../../passes/index.ts";
 import type { Pass } from "../../../passes/pass.ts";
 import { type Observer, PassError, parsePipeline } from "../../../passes/pipeline.ts";
-import { type CompileOptions, type CompileReport, chooseBackends, compile, targets } from "../../compile.ts";
-import { loadPasses, loadPipeline } from "../../plugin/load.ts";
+import { type CompileReport, compile, targets } from "../../compile.ts";
 import type { Proof } from "../../verify/proof.ts";
+import { addBuildOptions, type BuildFlags, buildOptions } from "../build.ts";
 import { checkWritable, interruptible, naming } from "../errors.ts";
 import { defined, names, repeated } from "../options.ts";
-import { addShapeOptions, type ShapeFlags, shapeOptions } from "../shape.ts";
 import { duration, heading, note, plural, print, printJson, StatusLine, size, table } from "../terminal.ts";
 
-type Flags = ShapeFlags & {
+type Flags = BuildFlags & {
   target: string[];
   out: string;
   force?: boolean;
-  profile: NonNullable<CompileOptions["profile"]>;
-  weights: NonNullable<CompileOptions["weights"]>;
-  quant?: "int8" | "int4";
   verify: boolean;
-  passes?: string;
-  pass?: string[];
   weightsFrom?: string[];
   printAfter?: string[];
   printTo?: string;
@@ -42,28 +36,7 @@ export function addCompile(program: Command): void {
     .requiredOption("-t, --target <names>", "what to compile to, with commas between", names)
     .requiredOption("-o, --out <folder>", "the folder to make; several targets get a folder each inside")
     .option("-f, --force", "replace the artifact that is there")
-    .addOption(
-      new Option("--profile <name>", "the runtime's fastest operators, or those of the standard only")
-        .choices(["ort", "standard"])
-        .default("ort"),
-    )
-    .addOption(
-      new Option("--quant <scheme>", "whole numbers for weights, in the blocks that suit the target").choices(
-        ["int8", "int4"],
-      ),
-    )
     .option("--no-verify", "do not run the artifact against the checkpoint at the end")
-    .addOption(
-      new Option("--weights <dtype>", "keep weights as stored, or widen them for runtimes without bf16")
-        .choices(["stored", "f32"])
-        .default("stored"),
-    )
-    .option("--passes <pipeline>", "passes to run in the place of the target's own; see gemmac passes")
-    .option(
-      "--pass <file>",
-      "a pass of yours, run after the target's fusions: a file or a package; may be repeated",
-      repeated(String),
-    )
     .option(
       "--weights-from <path>",
       "weights beside the checkpoint's, such as an adapter's; may be repeated",
@@ -85,17 +58,13 @@ Examples:
   gemmac compile gemma-2b --target onnx -o plain --passes "fuse,insert-kv-cache"`,
     )
     .action(action);
-  addShapeOptions(command);
+  addBuildOptions(command);
 }
 
 async function action(checkpoint: string, flags: Flags): Promise<void> {
-  const { target, out, force = false, profile, weights, json, verbose = false } = flags;
+  const { target, out, force = false, json, verbose = false } = flags;
   await checkWritable(out, true);
-  const own = chooseBackends(target, { profile, weights, ...shapeOptions(flags) }).flatMap(
-    (backend) => backend.passes,
-  );
-  const pipeline = flags.passes === undefined ? undefined : await loadPipeline(flags.passes, own);
-  const users = (await Promise.all((flags.pass ?? []).map(loadPasses))).flat();
+  const build = await buildOptions(target, flags);
   const status = new StatusLine();
   const bar = progressBar();
   const show = new GraphPrinter(flags.printAfter ?? (flags.printTo ? ["all"] : []), flags.printTo);
@@ -104,17 +73,10 @@ async function action(checkpoint: string, flags: Flags): Promise<void> {
       targets: target,
       out,
       force,
-      profile,
-      weights,
-      insert: users,
+      ...build,
+      ...defined({ extraWeights: flags.weightsFrom }),
       verify: flags.verify,
       signal,
-      ...defined({
-        pipeline,
-        extraWeights: flags.weightsFrom,
-        quant: flags.quant,
-        ...shapeOptions(flags),
-      }),
       observe: show.observe,
       progress: (done, total, name) => status.show(() => bar(done, total, name)),
       warn: (message) => {
@@ -129,7 +91,8 @@ async function action(checkpoint: string, flags: Flags): Promise<void> {
     if (json) printJson(report);
     else printReport(report, verbose);
   } catch (error) {
-    throw error instanceof PassError ? await blamed(error, out, [...users, ...(pipeline ?? [])]) : error;
+    const asked = [...build.insert, ...(build.pipeline ?? [])];
+    throw error instanceof PassError ? await blamed(error, out, asked) : error;
   } finally {
     status.clear();
   }

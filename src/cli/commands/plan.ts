@@ -1,20 +1,13 @@
 import { type Command, Option } from "commander";
 import type { Collectives, DevicePlan } from "../../../backends/stablehlo/index.ts";
-import type { CompileOptions } from "../../compile.ts";
-import { chooseBackends, targets } from "../../compile.ts";
+import { targets } from "../../compile.ts";
 import { type Plan, plan } from "../../plan/plan.ts";
-import { loadPasses, loadPipeline } from "../../plugin/load.ts";
+import { addBuildOptions, type BuildFlags, buildOptions } from "../build.ts";
 import { defined, integer, repeated } from "../options.ts";
-import { addShapeOptions, type ShapeFlags, shapeOptions } from "../shape.ts";
 import { duration, heading, number, plural, print, printJson, size, table, wrap } from "../terminal.ts";
 
-type Flags = ShapeFlags & {
+type Flags = BuildFlags & {
   target: string;
-  profile: NonNullable<CompileOptions["profile"]>;
-  weights: NonNullable<CompileOptions["weights"]>;
-  quant?: "int8" | "int4";
-  passes?: string;
-  pass?: string[];
   context?: number[];
   out?: string;
   json?: boolean;
@@ -35,27 +28,6 @@ export function addPlan(program: Command): void {
         .choices(targets.map((t) => t.name))
         .makeOptionMandatory(),
     )
-    .addOption(
-      new Option("--profile <name>", "the runtime's fastest operators, or those of the standard only")
-        .choices(["ort", "standard"])
-        .default("ort"),
-    )
-    .addOption(
-      new Option("--quant <scheme>", "whole numbers for weights, in the blocks that suit the target").choices(
-        ["int8", "int4"],
-      ),
-    )
-    .addOption(
-      new Option("--weights <dtype>", "keep weights as stored, or widen them for runtimes without bf16")
-        .choices(["stored", "f32"])
-        .default("stored"),
-    )
-    .option("--passes <pipeline>", "passes to run in the place of the target's own; see gemmac passes")
-    .option(
-      "--pass <file>",
-      "a pass of yours, run after the target's fusions: a file or a package; may be repeated",
-      repeated(String),
-    )
     .option("-c, --context <tokens>", "a length of text to plan for; may be repeated", repeated(integer(1)))
     .option("-o, --out <folder>", "a folder on the disk that the artifact would go to (default: this one)")
     .option("--json", "print JSON")
@@ -68,24 +40,13 @@ Examples:
   gemmac plan gemma-7b --target stablehlo --mesh data=2,model=4 --batch 8 --arithmetic bf16`,
     )
     .action(action);
-  addShapeOptions(command);
+  addBuildOptions(command);
 }
 
 async function action(model: string, flags: Flags): Promise<void> {
-  const { target, profile, weights, quant, context: contexts, out: folder, json } = flags;
-  const own = chooseBackends([target], { profile, weights, ...shapeOptions(flags) }).flatMap(
-    (backend) => backend.passes,
-  );
-  const pipeline = flags.passes === undefined ? undefined : await loadPipeline(flags.passes, own);
-  const users = (await Promise.all((flags.pass ?? []).map(loadPasses))).flat();
-  const made = await plan(model, {
-    target,
-    profile,
-    weights,
-    insert: users,
-    ...shapeOptions(flags),
-    ...defined({ pipeline, contexts, folder, quant }),
-  });
+  const { target, context: contexts, out: folder, json } = flags;
+  const build = await buildOptions([target], flags);
+  const made = await plan(model, { target, ...build, ...defined({ contexts, folder }) });
   if (json) printJson(made);
   else printPlan(made);
 }
