@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { ModuleKind, Project, ScriptTarget, type SourceFile, ts } from "ts-morph";
+import type { Project, SourceFile } from "ts-morph";
+import { tsMorph } from "./ts-morph.ts";
 
 /** The sources of what runs beside the kernels. They lie in the same place in a clone and in the package. */
 const folder = new URL("../runtime/", import.meta.url);
@@ -24,6 +25,7 @@ export function bundle(entry: string): Bundle {
 }
 
 function bundled(entry: string): Bundle {
+  const { ModuleKind, Project, ScriptTarget } = tsMorph();
   const project = new Project({
     useInMemoryFileSystem: true,
     compilerOptions: { target: ScriptTarget.ES2022, module: ModuleKind.ESNext, verbatimModuleSyntax: true },
@@ -66,6 +68,7 @@ const localNames = (file: SourceFile): string[] =>
 
 /** The file as JavaScript, without its imports and exports. */
 function stripped(file: SourceFile): string {
+  const { ts } = tsMorph();
   const { outputText } = ts.transpileModule(file.getFullText(), {
     compilerOptions: { target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
   });

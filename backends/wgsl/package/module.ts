@@ -1,5 +1,6 @@
-import { IndentationText, Project, ts, VariableDeclarationKind } from "ts-morph";
+import type { Project } from "ts-morph";
 import { bundle } from "./bundle.ts";
+import { tsMorph } from "./ts-morph.ts";
 
 /** What is particular to one artifact's module. */
 export interface ModuleFacts {
@@ -28,6 +29,7 @@ export { GemmaError };
 /** `model.d.ts`, with the model's numbers as types. */
 export function declarationText(m: ModuleFacts): string {
   const literals = Object.entries({ name: m.name, ...m.facts, bytes: m.bytes });
+  const { IndentationText, Project, VariableDeclarationKind } = tsMorph();
   const project = new Project({
     useInMemoryFileSystem: true,
     manipulationSettings: { indentationText: IndentationText.TwoSpaces },
@@ -69,6 +71,7 @@ const head = (m: ModuleFacts): string =>
 
 /** Declarations of what users of the module see. */
 function declarations(project: Project): string {
+  const { ts } = tsMorph();
   const shown = ["text/turns.ts", "api.ts", "error.ts"];
   const hidden = new Set(["Around", "Turns", "renderTurns"]);
   return shown
