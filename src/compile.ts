@@ -23,7 +23,7 @@ import { modelGraph } from "./model/load.ts";
 import { checkLaws } from "./plugin/laws.ts";
 import { isTarget, type Target, type TargetName, type TargetOptions, targetTable } from "./target.ts";
 import { failedBy } from "./verify/probe.ts";
-import type { Proof, ProofRequest, Twin } from "./verify/proof.ts";
+import { type Proof, type ProofRequest, proofTokens, type Twin } from "./verify/proof.ts";
 import { defaultIds } from "./verify/verify.ts";
 import { version } from "./version.ts";
 
@@ -205,9 +205,6 @@ async function compileTarget(job: Job, backend: Backend, dir: string): Promise<T
     ...(found && { proof: found }),
   };
 }
-
-/** Tokens that an artifact is proven on. */
-const proofTokens = 6;
 
 async function proofIds({ facts }: Pick<ProofRequest, "facts">, { dir }: Checkpoint): Promise<number[]> {
   return (await defaultIds(facts.vocab, facts.context, dir)).slice(0, proofTokens);

@@ -1,4 +1,11 @@
-import type { Backend, EmittedFile, ModelFacts, ModuleInterface, Session } from "../backends/backend.ts";
+import type {
+  About,
+  Backend,
+  EmittedFile,
+  ModelFacts,
+  ModuleInterface,
+  Session,
+} from "../backends/backend.ts";
 import { c, openSession as openC } from "../backends/c/index.ts";
 import { cuda, gpuMissing, openSession as openCuda } from "../backends/cuda/index.ts";
 import { onnx, openSession as openOnnx, Parts, type WeightStorage } from "../backends/onnx/index.ts";
@@ -7,11 +14,14 @@ import { openSession as openWgsl, programs, wgsl } from "../backends/wgsl/index.
 import { UserError } from "../ir/error.ts";
 import type { Graph } from "../ir/graph.ts";
 import { clientFiles, configFile, ownCaches } from "./artifact/clients.ts";
-import { programFiles, type SideFile, selftestFile } from "./artifact/program.ts";
+import { programFiles, type SideFile, selftestBytes, selftestFile } from "./artifact/program.ts";
 import type { Checkpoint } from "./checkpoint/checkpoint.ts";
+import { type Artifact, onnxArtifact, type PlannedFile, wgslArtifact } from "./plan/artifact.ts";
+import { cArtifact, cudaArtifact } from "./plan/programs.ts";
+import { stablehloArtifact } from "./plan/stablehlo.ts";
 import { clientFeeds } from "./verify/feeds.ts";
 import { type Fault, type ProbeRequest, probe } from "./verify/probe.ts";
-import { type Proof, type ProofRequest, prove, runTwin, type Twin } from "./verify/proof.ts";
+import { type Proof, type ProofRequest, proofTokens, prove, runTwin, type Twin } from "./verify/proof.ts";
 import { allowedWhole, proveWhole } from "./verify/whole.ts";
 
 /** What the targets can be told; each reads what concerns it. */
@@ -62,6 +72,19 @@ interface Sides {
   readonly twin?: Twin;
 }
 
+interface PlanRequest {
+  /** Ready to emit. */
+  readonly graph: Graph;
+  readonly about: About;
+  readonly options: TargetOptions;
+  /** Absent for a preset: then nothing lies beside what the backend emits. */
+  readonly checkpoint: Checkpoint | undefined;
+}
+interface Planned {
+  readonly artifact: Artifact;
+  readonly beside: readonly PlannedFile[];
+}
+
 /** What the compiler knows of a target beside its backend. */
 export interface Target {
   backend(options: TargetOptions): Backend;
@@ -69,6 +92,8 @@ export interface Target {
   open(dir: string, options: OpenOptions): Promise<Session>;
   /** The files beside those that the backend emits. */
   beside(request: SideRequest): Promise<Sides>;
+  /** What `backend` and `beside` would write. */
+  plan(request: PlanRequest): Promise<Planned>;
   prove(request: ProofRequest, twin: Twin | undefined): Promise<Proof>;
   /** Tries single operations of an artifact on made-up operands; for targets whose artifacts run piece by piece from any cache. */
   readonly probe?: (request: ProbeRequest) => Promise<Fault | undefined>;
@@ -90,6 +115,20 @@ async function programSides({ checkpoint, facts, warn, proof }: SideRequest): Pr
   return { files, ...(twin && { twin }) };
 }
 
+/** The same, without writing it. */
+async function programSidesPlanned({
+  about: { facts },
+  graph,
+  checkpoint,
+}: PlanRequest): Promise<PlannedFile[]> {
+  if (!checkpoint) return [];
+  const { files } = await programSides({ checkpoint, facts, graph, emitted: [], warn: () => {} });
+  return [
+    { path: "selftest.bin", bytes: selftestBytes(proofTokens, facts.vocab, facts.layers) },
+    ...files.map(({ path, content }) => ({ path, bytes: Buffer.byteLength(content) })),
+  ];
+}
+
 export const targetTable = {
   onnx: {
     backend: onnx,
@@ -103,6 +142,11 @@ export const targetTable = {
       const dataFiles = emitted.filter((f) => f.path.includes("_data")).length;
       const files = clientFiles(checkpoint, facts, graph, dataFiles);
       return { files: files.map(({ path, text }) => ({ path, content: text })) };
+    },
+    async plan({ graph, about: { facts }, options: { profile = "ort" }, checkpoint }) {
+      const artifact = onnxArtifact(graph, facts, profile);
+      const beside = checkpoint ? clientFiles(checkpoint, facts, graph, artifact.files.length - 1) : [];
+      return { artifact, beside: beside.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })) };
     },
     prove: (request) =>
       prove(request, async (dir, facts, ids) => {
@@ -122,6 +166,10 @@ export const targetTable = {
     backend: (_: TargetOptions) => c(),
     open: openC,
     beside: programSides,
+    plan: async (request) => ({
+      artifact: await cArtifact(request.graph, request.about.facts),
+      beside: await programSidesPlanned(request),
+    }),
     prove: (request, twin) =>
       proveWhole(request, (watch) => openC(request.dir, { facts: request.facts, watch }), twin),
     codesTolerance: 5e-3,
@@ -130,6 +178,10 @@ export const targetTable = {
     backend: ({ capacity }) => cuda(capacity === undefined ? {} : { capacity }),
     open: openCuda,
     beside: programSides,
+    plan: async (request) => ({
+      artifact: await cudaArtifact(request.graph, request.about.facts),
+      beside: await programSidesPlanned(request),
+    }),
     async prove(request, twin) {
       // Without a GPU the very same sources run on the processor.
       const missing = await gpuMissing();
@@ -147,12 +199,17 @@ export const targetTable = {
     backend: stablehlo,
     open: (dir, { facts, modules = {}, watch = {} }) => openStableHlo(dir, { facts, modules, watch }),
     beside: async () => ({ files: [] }),
+    plan: async ({ graph, options }) => ({ artifact: stablehloArtifact(graph, options), beside: [] }),
     prove: (request) => prove(request, openPieces),
   },
   wgsl: {
     backend: wgsl,
     open: openOnGpu,
     beside: async () => ({ files: [] }),
+    plan: async ({ graph, about, options }) => ({
+      artifact: wgslArtifact(graph, about, options.limits),
+      beside: [],
+    }),
     prove: (request, twin) =>
       proveWhole(request, (watch) => openOnGpu(request.dir, { ...request, watch }), twin, { stepwise: true }),
   },

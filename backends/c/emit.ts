@@ -106,11 +106,21 @@ export async function emit(request: EmitRequest): Promise<Emitted> {
     stream.blocks(weight),
   );
   const files: EmittedFile[] = [file];
-  const source = await modelSource(layout, request.facts.context, sums);
-  files.push(await writeFileHashed(request.dir, "gemma.c", source));
-  for (const name of constantFiles)
-    files.push(await writeFileHashed(request.dir, name, await runtimePart(name)));
+  for (const [path, text] of await textsC(layout, request.facts.context, sums))
+    files.push(await writeFileHashed(request.dir, path, text));
   return { files, activations: layout.activations };
+}
+
+/** What lies beside the weights; `sums` are their checksums. */
+export async function textsC(
+  layout: CLayout,
+  context: number,
+  sums: readonly number[],
+): Promise<[path: string, text: string][]> {
+  const constant = constantFiles.map(
+    async (name): Promise<[string, string]> => [name, await runtimePart(name)],
+  );
+  return [["gemma.c", await modelSource(layout, context, sums)], ...(await Promise.all(constant))];
 }
 
 /** gemma.c: the parts that every model has, around those of this one. */

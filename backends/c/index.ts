@@ -5,7 +5,7 @@ import { emit } from "./emit.ts";
 import { emitters } from "./ops/emitters.ts";
 
 export { build, compiler } from "./build.ts";
-export { layOutC } from "./emit.ts";
+export { layOutC, textsC } from "./emit.ts";
 export { graphSource } from "./graphs.ts";
 export { openSession } from "./session.ts";
 

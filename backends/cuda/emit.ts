@@ -101,12 +101,20 @@ export async function emit(request: EmitRequest): Promise<Emitted> {
     packedBytes(weight, stream),
   );
   const files: EmittedFile[] = [file];
-  const write = async (path: string, text: string) =>
-    void files.push(await writeFileHashed(request.dir, path, text));
-  for (const [path, text] of await sources(layout, sums)) await write(path, text);
-  for (const [from, path] of Object.entries(sharedFiles)) await write(path, await runtimePart(from, "gpu"));
-  for (const path of ownFiles) await write(path, await ownPart(path));
+  for (const [path, text] of await textsCuda(layout, sums))
+    files.push(await writeFileHashed(request.dir, path, text));
   return { files, activations: layout.activations };
+}
+
+/** What lies beside the weights; `sums` are their checksums. */
+export async function textsCuda(
+  layout: CudaLayout,
+  sums: readonly number[],
+): Promise<[path: string, text: string][]> {
+  const texts = await sources(layout, sums);
+  for (const [from, path] of Object.entries(sharedFiles)) texts.push([path, await runtimePart(from, "gpu")]);
+  for (const path of ownFiles) texts.push([path, await ownPart(path)]);
+  return texts;
 }
 
 /** The sources that are this model's own. */

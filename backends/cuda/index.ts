@@ -3,7 +3,7 @@ import { kernelPasses } from "../kernel/index.ts";
 import { emit } from "./emit.ts";
 
 export { build, buildForProcessor, emulated, gpuMissing } from "./build.ts";
-export { layOutCuda } from "./emit.ts";
+export { layOutCuda, textsCuda } from "./emit.ts";
 export { openSession } from "./session.ts";
 
 export interface CudaOptions {

@@ -23,6 +23,10 @@ export async function programFiles(
   ];
 }
 
+/** Size of the file that a program tests itself by, for so many ids, scores and layers. */
+export const selftestBytes = (ids: number, scores: number, layers: number): number =>
+  24 + 4 * (ids + scores) + 76 * layers;
+
 /**
  * "gemmacs2", how many ids, scores and layers, the share that may be off, the ids, the scores after the last of them, and
  * for each layer its name in 64 bytes and three sums over what it left for the last token (sum_up in main.c).
@@ -37,7 +41,7 @@ export function selftestFile(
   const widths = new Map([...compiled.origins].map(([v, origin]) => [origin, Number(v.type.at(-1))]));
   const layers = watch.filter((origin) => /^model\/layers\.\d+$/.test(origin) && watched.has(origin));
   const floats = ids.length + logits.length;
-  const out = new Uint8Array(24 + 4 * floats + 76 * layers.length);
+  const out = new Uint8Array(selftestBytes(ids.length, logits.length, layers.length));
   const view = new DataView(out.buffer);
   const encoder = new TextEncoder();
   out.set(encoder.encode("gemmacs2"));

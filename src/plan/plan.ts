@@ -8,13 +8,11 @@ import {
   type ModelFacts,
 } from "../../backends/backend.ts";
 import type { DevicePlan } from "../../backends/stablehlo/index.ts";
-import { UserError } from "../../ir/error.ts";
 import type { Graph } from "../../ir/graph.ts";
 import { block_scale, block_scale_search } from "../../ir/ops/index.ts";
 import type { Pass } from "../../passes/pass.ts";
 import { printPipeline, runPasses } from "../../passes/pipeline.ts";
 import { aboutOf } from "../artifact/about.ts";
-import { clientFiles } from "../artifact/clients.ts";
 import { manifestFile } from "../artifact/manifest.ts";
 import { type Checkpoint, openCheckpoint } from "../checkpoint/checkpoint.ts";
 import {
@@ -28,18 +26,10 @@ import {
 import { gemma } from "../model/gemma.ts";
 import { modelGraph } from "../model/load.ts";
 import { presets } from "../model/presets.ts";
-import type { TargetOptions } from "../target.ts";
+import { type Target, type TargetName, type TargetOptions, targetTable } from "../target.ts";
 import { version } from "../version.ts";
-import {
-  type Artifact,
-  classes,
-  onnxArtifact,
-  type PlannedFile,
-  type TensorClass,
-  wgslArtifact,
-} from "./artifact.ts";
+import { type Artifact, classes, type PlannedFile, type TensorClass } from "./artifact.ts";
 import { cacheOf, compileMemory, proofMemory, runMemory } from "./memory.ts";
-import { stablehloArtifact } from "./stablehlo.ts";
 import { type TimeEstimate, timeOf } from "./time.ts";
 
 export interface PlanOptions extends TargetOptions, Pick<CompileOptions, "pipeline" | "insert" | "quant"> {
@@ -86,31 +76,6 @@ export interface Plan {
   readonly limits: readonly string[];
 }
 
-/** How a target's artifact is planned, and the files beside it that clients read. */
-interface Planner {
-  artifact(g: Graph, about: About, options: PlanOptions): Artifact;
-  beside(
-    checkpoint: Checkpoint,
-    facts: ModelFacts,
-    g: Graph,
-    artifact: Artifact,
-  ): { path: string; text: string }[];
-}
-const planners: Readonly<Record<string, Planner>> = {
-  onnx: {
-    artifact: (g, { facts }, { profile = "ort" }) => onnxArtifact(g, facts, profile),
-    beside: (checkpoint, facts, g, { files }) => clientFiles(checkpoint, facts, g, files.length - 1),
-  },
-  wgsl: {
-    artifact: (g, about, { limits }) => wgslArtifact(g, about, limits),
-    beside: () => [],
-  },
-  stablehlo: {
-    artifact: (g, _, options) => stablehloArtifact(g, options),
-    beside: () => [],
-  },
-};
-
 /**
  * Says what compiling a checkpoint, or a preset such as gemma-2b, would write and need. Runs the same passes and
  * layout as `compile`; of weights only the headers are read, of a preset nothing. Throws UserError.
@@ -118,9 +83,7 @@ const planners: Readonly<Record<string, Planner>> = {
 export async function plan(name: string, options: PlanOptions): Promise<Plan> {
   const start = performance.now();
   const { profile = "ort", weights = "stored" } = options;
-  const [backend] = chooseBackends([options.target], { ...options, profile, weights });
-  const planner = backend && planners[backend.name];
-  if (!planner) throw new UserError("usage", `${options.target} cannot be planned`, "choose another target");
+  const [backend] = chooseBackends([options.target], { ...options, profile, weights }) as [Backend];
   const config = Object.hasOwn(presets, name) ? presets[name] : undefined;
   const checkpoint = config && !(await isThere(name)) ? undefined : await openCheckpoint(name);
   try {
@@ -133,12 +96,9 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
     const facts = factsOf(legal, { vocab, context, layers, kvHeads, headDim });
     const copied = checkpoint ? await copiedFiles(checkpoint) : [];
     const about = checkpoint ? await aboutOf(checkpoint, facts, copied, () => {}) : aboutPreset(name, facts);
-    const artifact = planner.artifact(legal, about, options);
-    const beside = checkpoint ? planner.beside(checkpoint, facts, legal, artifact) : [];
-    const written = [
-      ...beside.map(({ path, text }) => ({ path, bytes: Buffer.byteLength(text) })),
-      ...copied,
-    ];
+    const target: Target = targetTable[backend.name as TargetName];
+    const { artifact, beside } = await target.plan({ graph: legal, about, options, checkpoint });
+    const written = [...beside, ...copied];
     const others = checkpoint
       ? [
           ...written,

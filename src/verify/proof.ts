@@ -15,6 +15,9 @@ import type { Law } from "../../passes/pass.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
 import { stages } from "./stages.ts";
 
+/** Tokens that an artifact is proven on. */
+export const proofTokens = 6;
+
 export interface ProofRequest {
   /** The artifact. */
   readonly dir: string;
