@@ -1,11 +1,10 @@
-import { layOut, withDefaults } from "../../backends/stablehlo/index.ts";
+import { layOut, type StableHloOptions, withDefaults } from "../../backends/stablehlo/index.ts";
 import { byteLength } from "../../backends/stream/index.ts";
 import type { Graph } from "../../ir/graph.ts";
-import type { TargetOptions } from "../target.ts";
 import { type Artifact, classOf, type TensorClass } from "./artifact.ts";
 
 /** The StableHLO artifact of a graph that is ready to emit, to the byte, and what each device of its mesh holds. */
-export function stablehloArtifact(graph: Graph, options: TargetOptions): Artifact {
+export function stablehloArtifact(graph: Graph, options: StableHloOptions): Artifact {
   const { files, header, activations, modules, device } = layOut(graph, withDefaults(options));
   const sums: Partial<Record<TensorClass, number>> = { padding: header };
   const count = (name: TensorClass, bytes: number) => void (sums[name] = (sums[name] ?? 0) + bytes);
