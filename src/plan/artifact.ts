@@ -52,6 +52,8 @@ export interface Artifact {
   readonly device?: DevicePlan;
   /** Memory of a GPU that running it takes, whatever the length of the text. */
   readonly gpuBytes?: number;
+  /** The weights of a program that maps them and needs no runtime. */
+  readonly mappedBytes?: number;
 }
 
 const profiles: Readonly<Record<"standard" | "ort", Profile>> = { standard: { emitters }, ort: contrib };

@@ -129,16 +129,17 @@ function loaded(graph: Graph, weights: readonly Value[]): number {
 }
 
 /**
- * Peak memory of checking the artifact against the checkpoint, some weights at a time or, on a GPU, whole, after it was
- * written in `before`.
+ * Peak memory of checking the artifact against the checkpoint after it was written in `before`: some weights at a time
+ * or, on a GPU or from a file that is mapped, whole.
  */
 export function proofMemory(
   graph: Graph,
   { vocab }: ModelFacts,
   before: number,
-  { gpuBytes }: Pick<Artifact, "gpuBytes">,
+  { gpuBytes, mappedBytes }: Pick<Artifact, "gpuBytes" | "mappedBytes">,
 ): number {
   if (gpuBytes !== undefined) return before + measured.runtime + gpuBytes;
+  if (mappedBytes !== undefined) return before + mappedBytes;
   const origins = graph.values().flatMap((v) => graph.origins.get(v) ?? []);
   // Of a large table few rows are looked up, and the head gives its first ones only.
   const share = (w: Value) => (w.shape[0] === vocab ? Math.min(1, headRows / vocab) : 1);
@@ -155,9 +156,10 @@ export function proofMemory(
 export function runMemory(
   graph: Graph,
   cacheBytes: number,
-  { gpuBytes }: Pick<Artifact, "gpuBytes">,
+  { gpuBytes, mappedBytes }: Pick<Artifact, "gpuBytes" | "mappedBytes">,
 ): number {
   if (gpuBytes !== undefined) return measured.node + measured.runtime + gpuBytes;
+  if (mappedBytes !== undefined) return mappedBytes + cacheBytes;
   // A step reads the cache of before and writes that of after.
   return measured.node + measured.runtime + loaded(graph, graph.weights()) + 2 * cacheBytes;
 }

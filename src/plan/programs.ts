@@ -22,6 +22,7 @@ export async function cArtifact(graph: Graph, facts: ModelFacts): Promise<Artifa
       tensors.map((t) => t.weight),
     ),
     activations: layout.activations,
+    mappedBytes: layout.weights.bytes,
   };
 }
 
