@@ -59,7 +59,7 @@ export class Parts {
     const read = new Set(nodes.flatMap((n) => n.input ?? []));
     const tensors = (this.#graph.initializer ?? []).filter((t) => read.has(t.name ?? ""));
     const { node, initializer } = cutHead(
-      nodes,
+      lookedUpFirst(nodes),
       tensors,
       wanted.includes("logits") ? this.#head() : undefined,
     );
@@ -120,6 +120,29 @@ const inputOf = (name: string, dims: readonly number[]): onnx.IValueInfoProto =>
 const isProduct = (n: onnx.INodeProto | undefined): boolean =>
   n?.opType === "Gemm" || n?.opType === "MatMulNBits";
 
+/** What `name` is widened from, if it is. */
+const widenedFrom = (nodes: readonly onnx.INodeProto[], name: string): string =>
+  nodes.find((n) => n.opType === "Cast" && n.output?.[0] === name)?.input?.[0] ?? name;
+
+/** Rows of a table are widened after they are looked up: the whole of it, as floats, may be the largest matrix there is. */
+function lookedUpFirst(nodes: readonly onnx.INodeProto[]): onnx.INodeProto[] {
+  const swapped = nodes.flatMap((n) => {
+    const [table = "", ...rest] = n.input ?? [];
+    const cast = nodes.find((c) => c.opType === "Cast" && c.output?.[0] === table);
+    if (n.opType !== "Gather" || !cast) return [n];
+    const rows = `${n.output?.[0]}/stored`;
+    return [
+      { ...n, input: [...(cast.input ?? []), ...rest], output: [rows] },
+      { ...cast, name: `${n.name}/widened`, input: [rows], output: n.output ?? [] },
+    ];
+  });
+  const read = new Set(swapped.flatMap((n) => n.input ?? []));
+  const idle = (n: onnx.INodeProto) => n.opType === "Cast" && !read.has(n.output?.[0] ?? "");
+  return swapped.filter(
+    (n) => !idle(n) || !nodes.some((m) => m.opType === "Gather" && m.input?.[0] === n.output?.[0]),
+  );
+}
+
 /** Weights lie row by row, so the first rows of a product by a large matrix are a product by a shorter one. */
 function cutHead(
   nodes: readonly onnx.INodeProto[],
@@ -127,10 +150,11 @@ function cutHead(
   head: string | undefined,
 ): { node: onnx.INodeProto[]; initializer: onnx.ITensorProto[] } {
   const rows = new Map(tensors.map((t) => [t.name, Number(t.dims?.[0] ?? 0)]));
+  const stored = (name = "") => widenedFrom(nodes, name);
   const heads = nodes.filter(
-    (n) => n.output?.[0] === head && isProduct(n) && (rows.get(n.input?.[1]) ?? 0) > headRows,
+    (n) => n.output?.[0] === head && isProduct(n) && (rows.get(stored(n.input?.[1])) ?? 0) > headRows,
   );
-  const cut = new Set(heads.flatMap((n) => n.input?.slice(1) ?? []));
+  const cut = new Set(heads.flatMap((n) => n.input?.slice(1).map(stored) ?? []));
   // The shape that a flattened product is given back holds the number of its columns.
   const reshaped = new Set(
     heads.flatMap((n) => nodes.filter((m) => m.opType === "Reshape" && m.input?.[0] === n.output?.[0])),

@@ -49,7 +49,7 @@ const garbage = (used: number, most: number, slowness: number): number =>
 /** Buffers that outlive a block, blocks, and a thread's blocks. */
 const oldGarbage = (used: number) => garbage(used, 40, 63);
 const youngGarbage = (used: number) => garbage(used, 32, 120);
-const threadGarbage = (elements: number) => garbage(elements, 112, 24);
+const threadGarbage = (elements: number) => garbage(elements, 49, 12);
 
 interface Streamed {
   readonly elements: number;
