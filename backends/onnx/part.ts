@@ -126,21 +126,20 @@ const widenedFrom = (nodes: readonly onnx.INodeProto[], name: string): string =>
 
 /** Rows of a table are widened after they are looked up: the whole of it, as floats, may be the largest matrix there is. */
 function lookedUpFirst(nodes: readonly onnx.INodeProto[]): onnx.INodeProto[] {
+  const widened = new Set<string>();
   const swapped = nodes.flatMap((n) => {
     const [table = "", ...rest] = n.input ?? [];
     const cast = nodes.find((c) => c.opType === "Cast" && c.output?.[0] === table);
     if (n.opType !== "Gather" || !cast) return [n];
+    widened.add(table);
     const rows = `${n.output?.[0]}/stored`;
     return [
       { ...n, input: [...(cast.input ?? []), ...rest], output: [rows] },
       { ...cast, name: `${n.name}/widened`, input: [rows], output: n.output ?? [] },
     ];
   });
-  const read = new Set(swapped.flatMap((n) => n.input ?? []));
-  const idle = (n: onnx.INodeProto) => n.opType === "Cast" && !read.has(n.output?.[0] ?? "");
-  return swapped.filter(
-    (n) => !idle(n) || !nodes.some((m) => m.opType === "Gather" && m.input?.[0] === n.output?.[0]),
-  );
+  for (const name of swapped.flatMap((n) => n.input ?? [])) widened.delete(name);
+  return swapped.filter((n) => !widened.has(n.output?.[0] ?? ""));
 }
 
 /** Weights lie row by row, so the first rows of a product by a large matrix are a product by a shorter one. */

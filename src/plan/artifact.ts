@@ -58,12 +58,33 @@ export interface Artifact {
 
 const profiles: Readonly<Record<"standard" | "ort", Profile>> = { standard: { emitters }, ort: contrib };
 
+/** Adds up bytes by what they are for. */
+export function tally() {
+  const sums: Partial<Record<TensorClass, number>> = {};
+  const count = (name: TensorClass, bytes: number) => void (sums[name] = (sums[name] ?? 0) + bytes);
+  return { sums, count };
+}
+
+type Size = NonNullable<Artifact["largest"]>;
+
+export const largestOf = (sizes: readonly Size[]): Size | undefined =>
+  sizes.toSorted((a, b) => b.bytes - a.bytes)[0];
+
+/** Weights that lie one by one, counted into `count`; gives the largest. */
+export function countWeights(
+  graph: Graph,
+  weights: readonly Value[],
+  count: ReturnType<typeof tally>["count"],
+): Size | undefined {
+  for (const w of weights) count(classOf(w, graph), byteLength(w));
+  return largestOf(weights.map((w) => ({ name: String(w.attrs.name), bytes: byteLength(w) })));
+}
+
 /** The ONNX artifact of a graph that is ready to emit, to the byte. */
 export function onnxArtifact(graph: Graph, facts: ModelFacts, profile: "standard" | "ort"): Artifact {
   const { model, stored, places, activations } = layOut({ graph, facts }, profiles[profile]);
   const weights = graph.weights();
-  const sums: Partial<Record<TensorClass, number>> = {};
-  const count = (name: TensorClass, bytes: number) => void (sums[name] = (sums[name] ?? 0) + bytes);
+  const { sums, count } = tally();
   const ends = new Map<string, number>();
   for (const [i, { location, offset, length }] of places.entries()) {
     const w = weights[i];
@@ -77,7 +98,7 @@ export function onnxArtifact(graph: Graph, facts: ModelFacts, profile: "standard
   return {
     files: [{ path: modelFile, bytes: model.byteLength }, ...data],
     classes: sums,
-    largest: sizes.toSorted((a, b) => b.bytes - a.bytes)[0],
+    largest: largestOf(sizes),
     limits: limitsOf(graph, data, sizes, profile),
     activations,
   };
@@ -86,8 +107,7 @@ export function onnxArtifact(graph: Graph, facts: ModelFacts, profile: "standard
 /** The WGSL artifact of a graph that is ready to emit, to the byte, for devices with these limits. */
 export function wgslArtifact(graph: Graph, about: About, limits: string | undefined): Artifact {
   const { plan, chunks, texts, activations } = layOutWgsl(graph, about, parseLimits(limits ?? ""));
-  const sums: Partial<Record<TensorClass, number>> = {};
-  const count = (name: TensorClass, bytes: number) => void (sums[name] = (sums[name] ?? 0) + bytes);
+  const { sums, count } = tally();
   for (const { parts, rows, rowBytes } of plan.weights) {
     for (const part of parts) count(classOf(part, graph), byteLength(part));
     count("padding", rows * rowBytes - parts.reduce((sum, part) => sum + byteLength(part), 0));
@@ -101,7 +121,7 @@ export function wgslArtifact(graph: Graph, about: About, limits: string | undefi
   return {
     files: [...files, ...chunks.map(({ path, bytes }) => ({ path, bytes }))],
     classes: sums,
-    largest: sizes.toSorted((a, b) => b.bytes - a.bytes)[0],
+    largest: largestOf(sizes),
     limits: inPieces(plan.weights.filter((w) => w.chunks.length > 1).map((w) => w.name)),
     activations,
     gpuBytes: held.reduce((a, b) => a + b, 0),

@@ -3,7 +3,7 @@ import { layOutC, textsC } from "../../backends/c/index.ts";
 import { layOutCuda, textsCuda } from "../../backends/cuda/index.ts";
 import { byteLength } from "../../backends/stream/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
-import { type Artifact, classOf, type PlannedFile, type TensorClass } from "./artifact.ts";
+import { type Artifact, countWeights, type PlannedFile, tally } from "./artifact.ts";
 
 /** The C artifact of a graph that is ready to emit, to the byte. */
 export async function cArtifact(graph: Graph, facts: ModelFacts): Promise<Artifact> {
@@ -49,17 +49,15 @@ function counted(
   weightBytes: number,
   weights: readonly Value[],
 ): Pick<Artifact, "files" | "classes" | "largest" | "limits"> {
-  const sums: Partial<Record<TensorClass, number>> = {};
-  const count = (name: TensorClass, bytes: number) => void (sums[name] = (sums[name] ?? 0) + bytes);
-  for (const w of weights) count(classOf(w, graph), byteLength(w));
+  const { sums, count } = tally();
+  const largest = countWeights(graph, weights, count);
   count("padding", weightBytes - weights.reduce((sum, w) => sum + byteLength(w), 0));
   const files: PlannedFile[] = texts.map(([path, content]) => ({ path, bytes: Buffer.byteLength(content) }));
   for (const { bytes } of files) count("graph", bytes);
-  const sizes = weights.map((w) => ({ name: String(w.attrs.name), bytes: byteLength(w) }));
   return {
     files: [...files, { path: "model.safetensors", bytes: weightBytes }],
     classes: sums,
-    largest: sizes.toSorted((a, b) => b.bytes - a.bytes)[0],
+    largest,
     limits: [],
   };
 }
