@@ -38,6 +38,17 @@ export interface ModelFacts {
   readonly headDim: number;
 }
 
+/** How large caches of a fixed size are to be. */
+export interface CacheSize {
+  /** Slots of each cache, in tokens: how long a text may be. */
+  readonly capacity?: number;
+  /** Tokens that the model was made for: more slots would never be used. */
+  readonly context?: number;
+}
+
+/** Slots of caches where nothing is said. */
+export const usualCapacity = (context = Number.POSITIVE_INFINITY): number => Math.min(4096, context);
+
 /** What an artifact that runs by itself needs to know besides its graph. */
 export interface About {
   /** What the model is called. */

@@ -80,12 +80,12 @@ export interface CompileReport {
  */
 export async function compile(checkpointDir: string, options: CompileOptions): Promise<CompileReport> {
   const start = performance.now();
-  const chosen = chooseBackends(options.targets, options);
   await checkOut(options.out, checkpointDir, options.force ?? false, Object.keys(targetTable));
   const checkpoint = await openCheckpoint(checkpointDir);
   const partial = partialPath(options.out);
   const extras: Extra[] = [];
   try {
+    const chosen = chooseBackends(options.targets, { ...options, context: checkpoint.config.context });
     for (const path of options.extraWeights ?? []) extras.push(await openExtra(path));
     await makeFolder(partial);
     const warnings: string[] = [];
@@ -278,7 +278,10 @@ export function pipelineOf(
   return [...base.slice(0, at), ...insert, ...quantized, ...base.slice(at)];
 }
 
-/** The backends of these names, set up as the options say. Throws UserError for a name there is none of. */
+/**
+ * The backends of these names, set up as the options say. Throws UserError for a name there is none of, and for caches
+ * of more slots than the model's context.
+ */
 export function chooseBackends(
   names: readonly string[],
   { profile = "ort", weights = "stored", ...rest }: TargetOptions = {},
@@ -286,6 +289,13 @@ export function chooseBackends(
   const known = Object.keys(targetTable).join(", ");
   if (names.length === 0)
     throw new UserError("usage", "no target is given", `pass --target with one of: ${known}`);
+  const { capacity = 0, context = Number.POSITIVE_INFINITY } = rest;
+  if (capacity > context)
+    throw new UserError(
+      "usage",
+      `a capacity of ${capacity} tokens is more than the model's context of ${context}`,
+      `give --capacity ${context} or less`,
+    );
   return [...new Set(names)].map((name) => {
     if (!isTarget(name)) throw new UserError("usage", `there is no target ${name}`, `choose from: ${known}`);
     return targetTable[name].backend({ ...rest, profile, weights });

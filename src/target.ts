@@ -1,6 +1,7 @@
 import type {
   About,
   Backend,
+  CacheSize,
   EmittedFile,
   ModelFacts,
   ModuleInterface,
@@ -25,15 +26,13 @@ import { type Proof, type ProofRequest, proofTokens, prove, runTwin, type Twin }
 import { allowedWhole, proveWhole } from "./verify/whole.ts";
 
 /** What the targets can be told; each reads what concerns it. */
-export interface TargetOptions {
+export interface TargetOptions extends CacheSize {
   /** How weights lie in the artifact: "stored" (the default) keeps the dtype of the checkpoint, "f32" suits runtimes without bf16. */
   readonly weights?: WeightStorage;
   /** Which operators the ONNX graph may use: "standard" ones only, or those of ONNX Runtime ("ort"), which are faster. */
   readonly profile?: "standard" | "ort";
   /** StableHLO: texts that are run at once. */
   readonly batch?: number;
-  /** Slots of the caches, in tokens. ONNX caches grow where it is left out. */
-  readonly capacity?: number;
   /** StableHLO: "bf16" lets products round to that what they multiply, as TPUs do fastest, and keeps caches in it. */
   readonly arithmetic?: "f32" | "bf16";
   /** StableHLO: products of fewer rows are padded to this many; 8 suits a TPU that decodes one text. */
@@ -175,7 +174,7 @@ export const targetTable = {
     codesTolerance: 5e-3,
   },
   cuda: {
-    backend: ({ capacity }) => cuda(capacity === undefined ? {} : { capacity }),
+    backend: cuda,
     open: openCuda,
     beside: programSides,
     plan: async (request) => ({

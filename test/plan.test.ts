@@ -72,3 +72,12 @@ test.each(["", "quantize-cache"])("the cache has the planned size %s", async (pa
   await session.release();
   expect(bytes).toBe(planned.cache.contexts[0]?.bytes);
 });
+
+test.each(Object.keys(targetTable))("%s: caches are no larger than the model's context", async (target) => {
+  const demo = join(import.meta.dirname, "../examples/gemma-kjv-2m");
+  const { cache } = await plan(demo, { target, time: false });
+  expect(cache.contexts.map((c) => c.tokens)).toEqual([256]);
+  await expect(plan(demo, { target, capacity: 257 })).rejects.toThrow(
+    "a capacity of 257 tokens is more than the model's context of 256",
+  );
+});

@@ -1,4 +1,4 @@
-import type { Backend } from "../backend.ts";
+import { type Backend, type CacheSize, usualCapacity } from "../backend.ts";
 import { kernelPasses } from "../kernel/index.ts";
 import { emit } from "./emit.ts";
 
@@ -6,12 +6,7 @@ export { build, buildForProcessor, emulated, gpuMissing } from "./build.ts";
 export { layOutCuda, textsCuda } from "./emit.ts";
 export { openSession } from "./session.ts";
 
-export interface CudaOptions {
-  /** Slots of the caches, in tokens: how long a text may be. */
-  readonly capacity?: number;
-}
-
-export const cuda = ({ capacity = 4096 }: CudaOptions = {}): Backend => ({
+export const cuda = ({ context, capacity = usualCapacity(context) }: CacheSize = {}): Backend => ({
   name: "cuda",
   doc: "CUDA C++ with its weights beside it: built by nvcc alone, run by the driver alone, for sm_80 and later.",
   passes: kernelPasses({ capacity }),

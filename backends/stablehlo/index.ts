@@ -1,14 +1,12 @@
 import { parsePipeline } from "../../passes/pipeline.ts";
-import type { Backend } from "../backend.ts";
+import { type Backend, type CacheSize, usualCapacity } from "../backend.ts";
 import { type EmitOptions, emit, keeps } from "./emit.ts";
 
 export { openPieces } from "./part.ts";
 export { type Collectives, type DevicePlan, layOut } from "./plan.ts";
 export { openSession } from "./session.ts";
 
-export interface StableHloOptions extends Partial<EmitOptions> {
-  /** Slots of each cache. */
-  readonly capacity?: number;
+export interface StableHloOptions extends Partial<EmitOptions>, CacheSize {
   /** Devices to run on, as in `data=2,model=4`. */
   readonly mesh?: string;
   /** "f32" widens the weights in the file, which suits CPUs: XLA widens anew in each step there. */
@@ -22,14 +20,13 @@ const usual = {
   rows: 1,
   scanLayers: false,
   arithmetic: "f32",
-  capacity: 4096,
 } as const;
 
 /** All options, and a step of prefill that the caches hold. */
 export function withDefaults(
   options: StableHloOptions,
 ): EmitOptions & StableHloOptions & { capacity: number } {
-  const all = { ...usual, ...options };
+  const all = { ...usual, capacity: usualCapacity(options.context), ...options };
   return { ...all, prefill: Math.min(all.prefill, all.capacity) };
 }
 

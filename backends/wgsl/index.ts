@@ -1,4 +1,4 @@
-import type { Backend } from "../backend.ts";
+import { type Backend, type CacheSize, usualCapacity } from "../backend.ts";
 import { kernelPasses } from "../kernel/index.ts";
 import { emit } from "./emit.ts";
 import { defaultLimits, parseLimits } from "./limits.ts";
@@ -7,14 +7,12 @@ export { type Layout, layOut, programs } from "./emit.ts";
 export { defaultLimits, parseLimits } from "./limits.ts";
 export { dawn, type OpenOptions, openSession } from "./session.ts";
 
-export interface WgslOptions {
-  /** Slots of the caches, in tokens: how long a conversation may be. */
-  readonly capacity?: number;
+export interface WgslOptions extends CacheSize {
   /** Device limits to count on beyond what WebGPU promises, such as `maxStorageBufferBindingSize=1073741824`. */
   readonly limits?: string;
 }
 
-export const wgsl = ({ capacity = 4096, limits }: WgslOptions = {}): Backend => {
+export const wgsl = ({ context, capacity = usualCapacity(context), limits }: WgslOptions = {}): Backend => {
   const given = limits === undefined ? defaultLimits : parseLimits(limits);
   return {
     name: "wgsl",

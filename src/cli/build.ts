@@ -49,7 +49,7 @@ export const addBuildOptions = (command: Command): Command =>
     .option("--batch <n>", "stablehlo: texts that are run at once (default: 1)", fixed)
     .option(
       "--capacity <tokens>",
-      "slots of the caches; those of onnx grow without it (default: 4096)",
+      "slots of the caches; those of onnx grow without it (default: 4096, or the context of the model where that is less)",
       integer(1, 2 ** 24),
     )
     .option(

@@ -83,13 +83,14 @@ export interface Plan {
 export async function plan(name: string, options: PlanOptions): Promise<Plan> {
   const start = performance.now();
   const { profile = "ort", weights = "stored" } = options;
-  const [backend] = chooseBackends([options.target], { ...options, profile, weights }) as [Backend];
   const config = Object.hasOwn(presets, name) ? presets[name] : undefined;
   const checkpoint = config && !(await isThere(name)) ? undefined : await openCheckpoint(name);
   try {
     const { graph, facts: source } = checkpoint
       ? modelGraph(checkpoint)
       : { graph: gemma(config as NonNullable<typeof config>), facts: config as NonNullable<typeof config> };
+    const sized = { ...options, context: source.context };
+    const [backend] = chooseBackends([options.target], { ...sized, profile, weights }) as [Backend];
     const pipeline = pipelineOf(backend, options);
     const legal = legalize(runPasses(graph, pipeline).graph, backend);
     const { vocab, context, layers, kvHeads, headDim } = source;
@@ -97,7 +98,7 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
     const copied = checkpoint ? await copiedFiles(checkpoint) : [];
     const about = checkpoint ? await aboutOf(checkpoint, facts, copied, () => {}) : aboutPreset(name, facts);
     const target: Target = targetTable[backend.name as TargetName];
-    const { artifact, beside } = await target.plan({ graph: legal, about, options, checkpoint });
+    const { artifact, beside } = await target.plan({ graph: legal, about, options: sized, checkpoint });
     const written = [...beside, ...copied];
     const others = checkpoint
       ? [
