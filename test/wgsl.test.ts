@@ -4,12 +4,16 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Emitted, legalize } from "../backends/backend.ts";
-import { wgsl } from "../backends/wgsl/index.ts";
+import { kernelPasses, plan } from "../backends/kernel/index.ts";
+import { defaultLimits, wgsl } from "../backends/wgsl/index.ts";
+import { deviceOf } from "../backends/wgsl/limits.ts";
 import type { Program } from "../backends/wgsl/runtime/program.ts";
 import { runPasses } from "../passes/pipeline.ts";
 import { aboutOf } from "../src/artifact/about.ts";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
+import { gemma } from "../src/model/gemma.ts";
 import { modelGraph } from "../src/model/load.ts";
+import { preset } from "../src/model/presets.ts";
 
 const demo = new URL("../examples/gemma-kjv-2m", import.meta.url).pathname;
 const dirs = ["first", "again"].map((name) => mkdtempSync(join(tmpdir(), `gemmac-wgsl-${name}-`)));
@@ -61,3 +65,13 @@ test("default limits suffice, and a token takes at most seven launches a layer a
   expect(program.limits.maxStorageBufferBindingSize).toBeLessThanOrEqual(2 ** 27);
   expect(program.decode.dispatches.length).toBeLessThanOrEqual(7 * program.facts.layers + 6);
 });
+
+test.each(["gemma-2b", "gemma-2-2b", "gemma-3-1b"] as const)(
+  "a token of %s takes at most seven launches a layer",
+  (name) => {
+    const { graph } = runPasses(gemma(preset(name)), kernelPasses({ capacity: 1024 }));
+    const { decode } = plan(graph, { device: deviceOf(defaultLimits), tokens: 128 });
+    for (let layer = 0; layer < preset(name).layers; layer++)
+      expect(decode.dispatches.filter((d) => d.layer === layer).length).toBeLessThanOrEqual(7);
+  },
+);

@@ -136,6 +136,23 @@ const products: KernelCase[] = [
     graph: graph(add(r(20), linear(norm(x(64)), f32(weight("bf16", 20, 64)))), x(64), r(20)),
     tokens: [1, 9],
   },
+  ...(["bf16", "i8"] as const).map((dtype) => {
+    const stream = add(r(48), norm(linear(x(20), weight("f32", 48, 20))));
+    const unit = rms_norm(stream, param({ name: "next", type: tensor("f32", 48) }));
+    const project = (name: string) => {
+      if (dtype === "i8") return coded("i8", 16, false, 44, 48, name);
+      const w = f32(param({ name, type: tensor("bf16", 44, 48) }));
+      return { over: (v: Value) => linear(v, w), values: {} };
+    };
+    const [gate, up] = [project("gate"), project("up")];
+    const down = linear(geglu(gate.over(unit), up.over(unit)), weight("f32", 48, 44));
+    return {
+      name: `a branch normed and added, then norm and geglu by ${dtype}`,
+      graph: graph(add(stream, down), x(20), r(48)),
+      tokens: [1, 3],
+      values: { ...gate.values, ...up.values },
+    };
+  }),
   {
     name: "norm and geglu",
     graph: graph(
@@ -261,6 +278,8 @@ interface Layer {
   readonly window?: number;
   readonly softcap?: number;
   readonly norm?: boolean;
+  /** Whether what comes in is a residual stream and a branch, normalised, that goes into it. */
+  readonly branch?: boolean;
   readonly slots: number;
   readonly at: number;
 }
@@ -268,7 +287,9 @@ interface Layer {
 /** Projections, caches and attention of one layer. */
 function layer(l: Layer): KernelCase {
   const columns = 32;
-  const v = norm(x(columns));
+  const branch = rms_norm(r(columns), param({ name: "branch", type: tensor("f32", columns) }));
+  const stream = l.branch ? add(x(columns), branch) : x(columns);
+  const v = norm(stream);
   const project = (name: string, heads: number) =>
     linear(v, param({ name, type: tensor("f32", heads * l.headDim, columns) }));
   const turned = (name: string, heads: number) => {
@@ -290,16 +311,26 @@ function layer(l: Layer): KernelCase {
   const seeing = { scale: 0.3, window: l.window ?? 0, softcap: l.softcap ?? 0 };
   const mixed = attention(q, keys, values, positions, kpos, seeing);
   const y = reshape(transpose(mixed, { perm: [0, 2, 1, 3] }), { shape: [1, T, l.heads * l.headDim] });
-  const inputs = [x(columns), positions, start, past("past.k"), past("past.v")];
+  const inputs = [
+    x(columns),
+    ...(l.branch ? [r(columns)] : []),
+    positions,
+    start,
+    past("past.k"),
+    past("past.v"),
+  ];
   const graph = new Graph("layer", {
     inputs,
-    outputs: { y, "next.k": keys, "next.v": values },
+    outputs: { y, ...(l.branch && { stream }), "next.k": keys, "next.v": values },
     aliases: { "next.k": "past.k", "next.v": "past.v" },
   });
   const { heads, kvHeads, headDim, at } = l;
-  const how = [l.window && `window ${l.window}`, l.softcap && "softcap", l.norm && "head norms"].filter(
-    Boolean,
-  );
+  const how = [
+    l.window && `window ${l.window}`,
+    l.softcap && "softcap",
+    l.norm && "head norms",
+    l.branch && "after a branch",
+  ].filter(Boolean);
   return {
     name: `layer of ${heads} heads over ${kvHeads} of ${headDim} from ${at}${how.map((h) => `, ${h}`).join("")}`,
     graph,
@@ -315,7 +346,8 @@ const layers: KernelCase[] = [
   layer({ heads: 4, kvHeads: 1, headDim: 24, slots: 40, at: 0 }),
   layer({ heads: 4, kvHeads: 2, headDim: 8, slots: 70, at: 33 }),
   layer({ heads: 3, kvHeads: 3, headDim: 12, slots: 50, at: 40, window: 7, softcap: 2 }),
-  layer({ heads: 4, kvHeads: 1, headDim: 16, slots: 20, at: 3, norm: true }),
+  layer({ heads: 4, kvHeads: 1, headDim: 16, slots: 20, at: 3, norm: true, branch: true }),
+  layer({ heads: 4, kvHeads: 2, headDim: 12, slots: 20, at: 0, branch: true }),
 ];
 
 /** Attention as it stands alone. */

@@ -9,8 +9,7 @@ import {
   queriesAtOnce,
 } from "../library/attention.ts";
 import { storedBy } from "./heads.ts";
-import { value } from "./product.ts";
-import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
+import { type Bound, type Launch, type Match, type Scene, type Tile, value } from "./tile.ts";
 
 /** Attention, with the heads put side by side again where the model does that next. */
 export const attend: Tile = {

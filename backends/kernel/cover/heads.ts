@@ -1,22 +1,11 @@
 import type { Dim } from "../../../ir/dim.ts";
-import type { Graph, Value } from "../../../ir/graph.ts";
+import type { Value } from "../../../ir/graph.ts";
 import { attention, concat, reshape, rms_norm, rope, transpose, update } from "../../../ir/ops/index.ts";
 import { gemv, rowsOfGroup } from "../library/gemv.ts";
 import { type HeadsShape, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
-import {
-  alike,
-  cutFor,
-  manyTokens,
-  normBefore,
-  type Product,
-  packed,
-  plainVector,
-  productOfWeights,
-  rowsOf,
-  value,
-  whole,
-} from "./product.ts";
-import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
+import { asIs, type Input, inputs, plainVector, Shared } from "./input.ts";
+import { alike, cutFor, manyTokens, type Product, packed, productOfWeights, rowsOf } from "./product.ts";
+import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
 interface Turn {
   readonly positions: Value;
@@ -95,24 +84,12 @@ export function storedBy(k: Value, scene: Scene): Stored {
   return { kind: "fresh", fresh: k, made: k, start: undefined, slots: 0, past: undefined };
 }
 
-/** What the layers of one graph project, by each value that comes out of it. */
-const found = new WeakMap<Graph, ReadonlyMap<Value, Match>>();
+const layers = new Shared((a, scene) => (attention.of(a) ? layer(a, scene) : undefined));
 
 /** Query, key and value of a layer, turned and stored, in one launch for one token and in two for more. */
 export const heads: Tile = {
   name: "heads",
-  match(v, scene) {
-    let known = found.get(scene.graph);
-    if (!known) {
-      const all = scene.graph.values().flatMap((a) => {
-        const m = attention.of(a) ? layer(a, scene) : undefined;
-        return m ? m.makes.map((made) => [made, m] as const) : [];
-      });
-      known = new Map(all);
-      found.set(scene.graph, known);
-    }
-    return known.get(v);
-  },
+  match: (v, scene) => layers.match(v, scene),
 };
 
 function layer(a: Value, scene: Scene): Match | undefined {
@@ -149,97 +126,81 @@ function layer(a: Value, scene: Scene): Match | undefined {
     store: keys.kind === "fresh" ? { kind: "fresh" } : { kind: keys.kind, slots: keys.slots },
     places: { positions, start: keys.kind === "fresh" ? undefined : start },
   };
-  const restored = (s: Stored, h: Heads): Value => {
-    const fresh = h.rebuild(h.product.over(q.product.x));
+  const restored = (s: Stored, h: Heads, x: Value): Value => {
+    const fresh = h.rebuild(h.product.over(x));
     if (s.kind === "fresh" || !s.past || !s.start) return fresh;
     return update(s.past, fresh, s.start, { axis: 2, wrap: s.kind === "ring" });
   };
   const norms = q.norm && k.norm && [q.norm.scale, k.norm.scale];
   const pieces = [q, k, v].map((h) => h.product);
-  const fused = oneLaunch(pieces, shape, scene);
-  const common = {
-    makes: [given.q, keys.made, values.made],
-    rebuilt: [q.rebuild(q.product.over(q.product.x)), restored(keys, k), restored(values, v)],
-  };
+  // In pieces they are products of their own.
+  if (packed(pieces, scene).some(([, w]) => w.chunks.length > 1)) return undefined;
   const outputs = { q: value(given.q), key: value(keys.made), value: value(values.made) };
-  if (fused)
+  const match = (input: Input, launches: Match["launches"]): Match => {
+    const x = input.over(input.x);
     return {
-      ...common,
-      needs: [fused.x],
-      launches: () => [{ ...fused.launch, bind: { ...fused.launch.bind, ...outputs } }],
+      makes: [given.q, keys.made, values.made, ...input.makes],
+      rebuilt: [q.rebuild(q.product.over(x)), restored(keys, k, x), restored(values, v, x), ...input.rebuilt],
+      needs: [input.x, ...input.needs],
+      launches,
     };
-  const tokens = rowsOf(q.product.x);
-  const norm = tokens === 1 ? normBefore(q.product.x, scene) : undefined;
-  return {
-    ...common,
-    needs: [norm?.x ?? q.product.x],
-    launches: () => {
-      const { launch, projected } = projection(pieces, tokens, norm, scene);
+  };
+  const { x } = q.product;
+  const tokens = rowsOf(x);
+  const ways = tokens === 1 ? inputs(x, pieces.length, scene) : [asIs(x)];
+  for (const input of ways) {
+    const launch = tokens === 1 && oneLaunch(pieces, shape, input, scene);
+    if (launch) return match(input, () => [{ ...launch, bind: { ...launch.bind, ...outputs } }]);
+  }
+  for (const input of ways) {
+    const { launch, projected } = projection(pieces, tokens, input, scene);
+    if (!binds(launch.kernel, scene.device)) continue;
+    return match(input, () => {
       const bind: Record<string, Bound> = { projected, step: { kind: "step" }, ...outputs };
       if (norms) bind.head_norms = whole(scene.pack(norms, "numbers"));
       const groups = { of: shape.heads + 2 * shape.kvHeads, per: 1 };
       const threads = Math.min(scene.device.threads, 2 ** Math.ceil(Math.log2(headDim / 2)));
-      return [
-        launch,
-        {
-          kernel: ropeHeads(shape, threads),
-          bind,
-          uniforms: { tokens },
-          grid: [groups, { of: tokens, per: 1 }],
-        },
-      ];
-    },
-  };
+      const grid = [groups, { of: tokens, per: 1 }] as const;
+      return [launch, { kernel: ropeHeads(shape, threads), bind, uniforms: { tokens }, grid }];
+    });
+  }
+  return undefined;
 }
 
 /** All of it for one token, where no head must be whole before it goes on and the buffers suffice. */
 function oneLaunch(
   products: readonly Product[],
   shape: HeadsShape,
+  input: Input,
   scene: Scene,
-): { x: Value; launch: Launch } | undefined {
+): Launch | undefined {
   const first = products[0] as Product;
-  if (rowsOf(first.x) !== 1 || shape.norm) return undefined;
-  const fused = normBefore(first.x, scene);
   const weights = packed(products, scene);
-  if (weights.some(([, w]) => w.chunks.length > 1)) return undefined;
+  if (shape.norm) return undefined;
   const cut = cutFor(scene.device);
-  const spec = {
-    ...shape,
-    columns: first.columns,
-    format: first.format,
-    ...(fused && { inputNorm: fused.attrs }),
-  };
+  const { columns, format } = first;
+  const spec = { ...shape, columns, format, ...(input.norm && { inputNorm: input.norm }) };
   const kernel = qkv(spec, cut);
-  if (kernel.buffers.length > scene.device.buffers) return undefined;
-  const x = fused?.x ?? first.x;
-  const bind: Record<string, Bound> = { x: value(x), step: { kind: "step" } };
-  if (fused) bind.norm = whole(scene.pack([fused.scale], "numbers"));
+  if (!binds(kernel, scene.device)) return undefined;
+  const bind: Record<string, Bound> = { x: value(input.x), ...input.bind(), step: { kind: "step" } };
   for (const [name, w] of weights) bind[name] = whole(w);
   const pairs = ((shape.heads + 2 * shape.kvHeads) * shape.headDim) / 2;
-  return { x, launch: { kernel, bind, uniforms: {}, grid: [{ of: pairs, per: pairsOfGroup(spec, cut) }] } };
+  return { kernel, bind, uniforms: {}, grid: [{ of: pairs, per: pairsOfGroup(spec, cut) }] };
 }
 
 /** The three products as one, into memory that only the next launch reads. */
 function projection(
   products: readonly Product[],
   tokens: Dim,
-  norm: ReturnType<typeof normBefore>,
+  input: Input,
   scene: Scene,
 ): { launch: Launch; projected: Bound } {
-  const first = products[0] as Product;
+  const { columns, format } = products[0] as Product;
   const weights = packed(products, scene);
   const rows = products.reduce((n, p) => n + p.rows, 0);
   const projected: Bound = { kind: "scratch", scratch: { rows: tokens, columns: rows } };
-  const spec = {
-    rows,
-    columns: first.columns,
-    format: first.format,
-    ...(norm && { norm: norm.attrs }),
-    epilogue: {},
-  };
-  const bind: Record<string, Bound> = { x: value(norm?.x ?? first.x), y: projected };
-  if (norm) bind.norm = whole(scene.pack([norm.scale], "numbers"));
+  const spec = { rows, columns, format, ...(input.norm && { norm: input.norm }), epilogue: {} };
+  const bind: Record<string, Bound> = { x: value(input.x), ...input.bind(), y: projected };
   for (const [name, w] of weights) bind[name] = whole(w);
   if (tokens === 1) {
     const cut = cutFor(scene.device);

@@ -9,9 +9,7 @@ import {
   gelu_erf,
   linear,
   mul,
-  param,
   quant_linear,
-  rms_norm,
   silu,
   slice,
   softcap,
@@ -22,11 +20,9 @@ import { gemmTensor, tensorReads, tensorTile } from "../library/gemm-tensor.ts";
 import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/gemv.ts";
 import type { Activation } from "../library/math.ts";
 import type { Device, PackedWeight, WeightChunk } from "../plan/types.ts";
-import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
+import { type Input, inputs, Shared } from "./input.ts";
+import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
-export const one = { of: 1, per: 1 } as const;
-export const value = (v: Value): Bound => ({ kind: "value", value: v });
-export const whole = (weight: PackedWeight, chunk = 0): Bound => ({ kind: "weight", weight, chunk });
 /** How many rows of `columns` numbers there are. */
 export const rowsOf = (v: Value): Dim => productOf(v.shape.slice(0, -1));
 export const cutFor = (d: Device): Cut => ({ threads: d.threads, lanes: d.lanes, prefetch: d.prefetch });
@@ -108,16 +104,6 @@ export function packed(
     names[i] as string,
     i === 0 ? matrix : scene.pack(partsOf(i), "numbers", matrix),
   ]);
-}
-
-/** The scale of a norm, where kernels can read it. */
-export const plainVector = (v: Value, scene: Pick<Scene, "stored">): boolean =>
-  v.op === param && v.dtype === "f32" && v.type.rank === 1 && scene.stored(v) === v;
-
-/** The norm that makes `x`, where a product of one vector can do it on the way. */
-export function normBefore(x: Value, scene: Pick<Scene, "stored">) {
-  const norm = rms_norm.of(x);
-  return norm && plainVector(norm.scale, scene) && norm.x.dtype === "f32" ? norm : undefined;
 }
 
 /** What comes before and after a product. */
@@ -204,57 +190,65 @@ export const alike = (a: Product, b: Product): boolean =>
   a.format.block === b.format.block &&
   a.format.zero === b.format.zero;
 
+/** Products of one vector that leave a sum besides. */
+const joining = new Shared((v, scene) => {
+  const found = find(v, scene);
+  return found && found.makes.length > 1 ? found : undefined;
+});
+
 export const product: Tile = {
   name: "product",
-  match(v, scene) {
-    const shape = shapeOf(v, scene);
-    const first = shape?.products[0];
-    if (!shape || !first || shape.products.some((p) => p.rows !== first.rows)) return undefined;
-    const tokens = rowsOf(first.x);
-    return tokens === 1 ? vector(v, shape, first, scene) : matrix(v, shape, first, tokens, scene);
-  },
+  match: (v, scene) => joining.match(v, scene) ?? find(v, scene),
 };
+
+function find(v: Value, scene: Scene): Match | undefined {
+  const shape = shapeOf(v, scene);
+  const first = shape?.products[0];
+  if (!shape || !first || shape.products.some((p) => p.rows !== first.rows)) return undefined;
+  const tokens = rowsOf(first.x);
+  return tokens === 1 ? vector(v, shape, first, scene) : matrix(v, shape, first, tokens, scene);
+}
 
 /** One vector: the norm before it is part of the walk over the vector. */
 function vector(v: Value, shape: Shape, first: Product, scene: Scene): Match | undefined {
-  const fused = normBefore(first.x, scene);
-  const before = fused?.x ?? first.x;
-  const cut = slice.of(before);
-  const axis = cut ? cut.x.type.axis(cut.attrs.axis) : 0;
-  // A row of a matrix needs no copy; the launch says which it is.
-  const picked =
-    cut && productOf(cut.x.shape.slice(0, axis)) === 1 && axis === cut.x.type.rank - 2 ? cut : undefined;
-  const x = picked?.x ?? before;
   const weights = packed(shape.products, scene);
   const main = weights[0]?.[1] as PackedWeight;
   const pieces = main.chunks;
   const gated = shape.epilogue.gate !== undefined;
   if (pieces.length > 1 && gated) return undefined;
   const rows = gated ? main.rows / 2 : main.rows;
-  const spec = {
-    rows: pieces.length > 1 ? ("uniform" as const) : rows,
-    columns: first.columns,
-    format: first.format,
-    ...(fused && { norm: fused.attrs }),
-    pickRow: picked !== undefined,
-    epilogue: shape.epilogue,
+  const cutting = cutFor(scene.device);
+  const written = (input: Input) => {
+    const picked = input.makes.length === 0 ? pickedRow(input.x) : undefined;
+    const spec = {
+      rows: pieces.length > 1 ? ("uniform" as const) : rows,
+      columns: first.columns,
+      format: first.format,
+      ...(input.norm && { norm: input.norm }),
+      pickRow: picked !== undefined,
+      epilogue: shape.epilogue,
+    };
+    return { input, picked, spec, kernel: gemv(spec, cutting) };
   };
-  const back = picked ? slice(x, picked.attrs) : x;
-  const again = fused ? rms_norm(back, fused.scale, fused.attrs) : back;
+  const ways = inputs(first.x, shape.products.length, scene);
+  // What is added at the end may need the sum itself.
+  const usable = shape.residual ? ways.filter((w) => w.makes.length === 0) : ways;
+  const best = usable.map(written).find(({ kernel }) => binds(kernel, scene.device));
+  if (!best) return undefined;
+  const { input, picked, spec, kernel } = best;
+  const x = picked?.x ?? input.x;
+  const again = input.over(picked ? slice(x, picked.attrs) : x);
   return {
-    makes: [v],
-    rebuilt: [shape.rebuild(shape.products.map((p) => p.over(again)))],
-    needs: [x, ...(shape.residual ? [shape.residual] : [])],
+    makes: [v, ...input.makes],
+    rebuilt: [shape.rebuild(shape.products.map((p) => p.over(again))), ...input.rebuilt],
+    needs: [x, ...input.needs, ...(shape.residual ? [shape.residual] : [])],
     launches: () =>
       pieces.map((piece, chunk): Launch => {
-        const cutting = cutFor(scene.device);
-        const kernel = gemv(spec, cutting);
         const part = (of: Value): Bound =>
           pieces.length > 1
             ? { kind: "part", value: of, offset: piece.firstRow * 4, bytes: piece.rows * 4 }
             : value(of);
-        const bind: Record<string, Bound> = { x: value(x), y: part(v) };
-        if (fused) bind.norm = whole(scene.pack([fused.scale], "numbers"));
+        const bind: Record<string, Bound> = { x: value(x), ...input.bind(), y: part(v) };
         if (shape.residual) bind.residual = part(shape.residual);
         for (const [name, w] of weights) bind[name] = chunkOf(w, main, chunk);
         return {
@@ -265,6 +259,14 @@ function vector(v: Value, shape: Shape, first: Product, scene: Scene): Match | u
         };
       }),
   };
+}
+
+/** A row of a matrix needs no copy; the launch says which it is. */
+function pickedRow(x: Value) {
+  const cut = slice.of(x);
+  if (!cut) return undefined;
+  const axis = cut.x.type.axis(cut.attrs.axis);
+  return productOf(cut.x.shape.slice(0, axis)) === 1 && axis === cut.x.type.rank - 2 ? cut : undefined;
 }
 
 /** The rows of `w` that go with a chunk of the matrix. Scales are small, and may all be in one piece. */

@@ -3,8 +3,9 @@ import { add, cast, constant, gather, mul, quant_gather, rms_norm } from "../../
 import { embed as embedKernel } from "../library/embed.ts";
 import { type Format, isStored } from "../library/format.ts";
 import { rmsNorm } from "../library/norm.ts";
-import { chunkOf, codedFormat, plainVector, rowsOf, value, whole } from "./product.ts";
-import type { Bound, Launch, Match, Scene, Tile } from "./tile.ts";
+import { plainVector } from "./input.ts";
+import { chunkOf, codedFormat, rowsOf } from "./product.ts";
+import { type Bound, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
 /** rms_norm, with the residual connection after it if there is one. */
 export const norm: Tile = {
@@ -93,17 +94,27 @@ function launches(v: Value, rows: Lookup, ids: number, scale: number, scene: Sce
   const [table, ...others] = rows.weights;
   const matrix = scene.pack(table ? [table] : [], "matrix");
   const weights = [matrix, ...others.map((w) => scene.pack([w], "numbers", matrix))];
-  const pieces = matrix.chunks;
-  const { threads } = scene.device;
-  const spec = { columns: rows.columns, format: rows.format, scale, ids, cut: pieces.length > 1 };
-  return pieces.map((piece, chunk) => {
+  const { threads, buffers } = scene.device;
+  const all = [...matrix.chunks.keys()];
+  // As many pieces to a launch as it can bind beside the step and the result.
+  const most = Math.max(1, Math.floor((buffers - 2) / weights.length));
+  const shared = Array.from({ length: Math.ceil(all.length / most) }, (_, i) =>
+    all.slice(i * most, (i + 1) * most),
+  );
+  return shared.map((chunks) => {
+    const pieces = all.length > 1 ? chunks.length : 0;
+    const spec = { columns: rows.columns, format: rows.format, scale, ids, pieces };
     const bind: Record<string, Bound> = { step: { kind: "step" }, y: value(v) };
-    for (const [i, w] of weights.entries()) bind[names[i] as string] = chunkOf(w, matrix, chunk);
-    return {
-      kernel: embedKernel(spec, threads),
-      bind,
-      uniforms: { first_row: piece.firstRow, rows: piece.rows },
-      grid: [{ of: rowsOf(v), per: 1 }],
-    };
+    const uniforms: Record<string, number> = {};
+    // Later pieces have their number behind the name.
+    for (const [i, chunk] of chunks.entries()) {
+      const nth = i === 0 ? "" : i + 1;
+      weights.forEach((w, n) => {
+        bind[`${names[n]}${nth}`] = chunkOf(w, matrix, chunk);
+      });
+      uniforms[`first_row${nth}`] = matrix.chunks[chunk]?.firstRow ?? 0;
+      uniforms[`rows${nth}`] = matrix.chunks[chunk]?.rows ?? 0;
+    }
+    return { kernel: embedKernel(spec, threads), bind, uniforms, grid: [{ of: rowsOf(v), per: 1 }] };
   });
 }

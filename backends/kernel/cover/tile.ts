@@ -23,6 +23,9 @@ export type Bound =
   | { readonly kind: "step" }
   | { readonly kind: "home"; readonly home: Home };
 
+export const value = (v: Value): Bound => ({ kind: "value", value: v });
+export const whole = (weight: PackedWeight, chunk = 0): Bound => ({ kind: "weight", weight, chunk });
+
 /** Memory of the arena for what one launch writes and later ones read. */
 export interface Slot {
   readonly elements: Dim;
@@ -74,6 +77,9 @@ export interface Scene {
   /** What overwrites the input `past` at the end of a step. */
   nextOf(past: Value): Value | undefined;
 }
+
+/** Whether the device can bind all that a kernel reads and writes. */
+export const binds = (kernel: Kernel, { buffers }: Device): boolean => kernel.buffers.length <= buffers;
 
 /** Recognises what some hand-written kernels compute, by its last value. */
 export interface Tile {

@@ -1,15 +1,7 @@
-import {
-  type Expr,
-  type Kernel,
-  type KernelBuilder,
-  kernel,
-  literal,
-  type Readable,
-  range,
-  select,
-} from "../lang/index.ts";
+import { type Expr, type Kernel, type KernelBuilder, kernel, literal, range, select } from "../lang/index.ts";
 import { type Format, formatName, Matrix, numberName } from "./format.ts";
 import { type Activation, activations, softcap } from "./math.ts";
+import { type InputNorm, type InputVector, inputNormDoc, inputNormName, inputVector } from "./norm.ts";
 
 /** How the work of a product is laid over threads. */
 export interface Cut {
@@ -34,8 +26,7 @@ export interface GemvShape {
   readonly rows: number | "uniform";
   readonly columns: number;
   readonly format: Format;
-  /** Divide x by its root mean square and scale it first. */
-  readonly norm?: { readonly eps: number };
+  readonly norm?: InputNorm;
   /** x is a row of a matrix; the launch says which. */
   readonly pickRow?: boolean;
   readonly epilogue: Epilogue;
@@ -46,7 +37,7 @@ export const epilogueName = ({ gate, softcap: cap, residual }: Epilogue): string
 
 export const gemvName = (s: GemvShape): string =>
   `gemv_${formatName(s.format)}_${s.columns}_to_${s.rows === "uniform" ? "n" : s.rows}${s.pickRow ? "_row" : ""}` +
-  `${s.norm ? `_norm${numberName(s.norm.eps)}` : ""}${epilogueName(s.epilogue)}`;
+  `${s.norm ? inputNormName(s.norm) : ""}${epilogueName(s.epilogue)}`;
 
 /** Neighbouring threads that share a row: no more than it has pieces. */
 export const lanesFor = (cut: Cut, pieces: number): number =>
@@ -68,10 +59,9 @@ export function gemv(s: GemvShape, cut: Cut): Kernel {
   const { gate, residual } = s.epilogue;
   const doc =
     `y = ${residual ? "residual + " : ""}${gate ? `${gate}(A·x) · (B·x), A above B` : "W·x"}` +
-    `${s.norm ? ", x divided by its root mean square and scaled" : ""}; ${s.columns} columns of ${formatName(s.format)}`;
+    `${s.norm ? `, x ${inputNormDoc(s.norm)}` : ""}; ${s.columns} columns of ${formatName(s.format)}`;
   return kernel(gemvName(s), { doc, threads: cut.threads }, (k) => {
-    const x = k.input("x", "f32x4");
-    const scale = s.norm && k.weight("norm", "f32x4");
+    const x = inputVector(k, s.columns, s.norm);
     const matrix = new Matrix(k, s.format, s.columns);
     const added = residual ? k.input("residual", "f32") : undefined;
     const y = k.output("y", "f32");
@@ -90,11 +80,7 @@ export function gemv(s: GemvShape, cut: Cut): Kernel {
     });
     const wanted = gate ? [...own, ...own.map((row) => row.add(rows))] : own;
     const named = wanted.map((row, r) => k.let(`row${r}`, row));
-    const sums = products(
-      k,
-      { x, offset: picked, scale, eps: s.norm?.eps ?? 0, matrix, lanes, prefetch: cut.prefetch },
-      named,
-    );
+    const sums = products(k, { x, offset: picked, matrix, lanes, prefetch: cut.prefetch }, named);
 
     k.if(k.thread.mod(lanes).eq(0), () => {
       for (const r of range(each)) {
@@ -113,11 +99,9 @@ export function gemv(s: GemvShape, cut: Cut): Kernel {
 }
 
 export interface Products {
-  readonly x: Readable<"f32x4">;
+  readonly x: InputVector;
   /** Where x starts, in fours. */
   readonly offset: Expr<"u32"> | undefined;
-  readonly scale: Readable<"f32x4"> | undefined;
-  readonly eps: number;
   readonly matrix: Matrix;
   readonly lanes: number;
   readonly prefetch: boolean;
@@ -131,11 +115,12 @@ export function products(k: KernelBuilder, p: Products, rows: readonly Expr<"u32
   const { matrix, lanes } = p;
   const lane = k.let("lane", k.thread.mod(lanes));
   const sums = rows.map((_, r) => k.zero(`sum${r}`, "f32x4"));
-  const squares = p.scale && k.zero("squares", "f32x4");
+  const squares = p.x.scale && k.zero("squares", "f32x4");
   const quads = matrix.step / 4;
   const lastQuad = p.matrix.columns / 4 - 1;
   const ahead = p.prefetch ? rows.map((row, r) => k.var(`codes${r}`, matrix.load(row, lane))) : undefined;
   if (p.prefetch) k.await();
+  p.x.begin();
 
   k.for("piece", { from: lane, to: matrix.pieces, step: lanes }, (piece) => {
     const xs = range(quads).map((j) => {
@@ -144,9 +129,9 @@ export function products(k: KernelBuilder, p: Products, rows: readonly Expr<"u32
       const loaded = p.x.at(p.offset ? p.offset.add(at) : at);
       const whole = matrix.padded ? select(quad.le(lastQuad), loaded, literal("f32x4", 0)) : loaded;
       const value = k.let(`x${j}`, whole);
-      if (!p.scale || !squares) return value;
+      if (!p.x.scale || !squares) return value;
       squares.inc(value.mul(value));
-      return k.let(`scaled${j}`, value.mul(p.scale.at(at)));
+      return k.let(`scaled${j}`, value.mul(p.x.scale.at(at)));
     });
     const perGranule = matrix.granule / 4;
     const granules = quads / perGranule;
@@ -183,7 +168,7 @@ export function products(k: KernelBuilder, p: Products, rows: readonly Expr<"u32
   if (squares) parts.push({ name: "square", value: squares.sum() });
   const done = k.reduce("+", parts, lanes);
   const square = squares && done.pop();
-  const root = square && k.let("inverse_root", square.div(p.matrix.columns).add(p.eps).rsqrt());
+  const root = square && k.let("inverse_root", square.div(p.matrix.columns).add(p.x.eps).rsqrt());
   return done.map((sum, r) => {
     const scale = matrix.rowScale ? matrix.scale(rows[r] as Expr<"u32">, lane, 0) : undefined;
     const scaled = scale ? sum.mul(scale) : sum;

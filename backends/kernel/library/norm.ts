@@ -1,4 +1,4 @@
-import { type Kernel, kernel } from "../lang/index.ts";
+import { type Expr, type Kernel, type KernelBuilder, kernel, type Readable } from "../lang/index.ts";
 import { numberName } from "./format.ts";
 
 export interface NormShape {
@@ -32,4 +32,64 @@ export function rmsNorm(s: NormShape, threads: number): Kernel {
       y.set(at, residual ? residual.at(at).add(value) : value);
     });
   });
+}
+
+/** What a product of one vector does with it first: divides it by its root mean square and scales it. */
+export interface InputNorm {
+  readonly eps: number;
+  /** Before that a branch, normalised likewise, is added; the sum goes on as the residual stream, so it is stored. */
+  readonly branch?: { readonly eps: number };
+}
+
+export const inputNormName = ({ eps, branch }: InputNorm): string =>
+  `${branch ? `_add_norm${numberName(branch.eps)}` : ""}_norm${numberName(eps)}`;
+
+export const inputNormDoc = ({ branch }: InputNorm): string =>
+  `${branch ? "plus a branch over its root mean square, scaled; that sum " : ""}divided by its root mean square and scaled`;
+
+/** A vector as a product reads it. */
+export interface InputVector {
+  readonly scale: Readable<"f32x4"> | undefined;
+  readonly eps: number;
+  /**
+   * Makes ready what `at` needs: to be called where inputs may be read and all threads come by. The first group of the
+   * launch stores the sum.
+   */
+  begin(): void;
+  /** Four of its numbers, before the norm. */
+  at(quad: Expr<"u32">): Expr<"f32x4">;
+}
+
+/** Declares the buffers `x` and, as the norm needs them, `norm`, `branch`, `branch_norm` and `sum`. */
+export function inputVector(k: KernelBuilder, columns: number, norm: InputNorm | undefined): InputVector {
+  const x = k.input("x", "f32x4");
+  const scale = norm && k.weight("norm", "f32x4");
+  const eps = norm?.eps ?? 0;
+  if (!norm?.branch) return { scale, eps, begin: () => {}, at: (quad) => x.at(quad) };
+  const { branch: branchNorm } = norm;
+  const branch = k.input("branch", "f32x4");
+  const branchScale = k.weight("branch_norm", "f32x4");
+  const sum = k.output("sum", "f32x4");
+  const each = { from: k.thread, to: columns / 4, step: k.threads } as const;
+  let root: Expr<"f32"> | undefined;
+  const at = (quad: Expr<"u32">) => {
+    if (!root) throw new Error("begin() was not called");
+    return x.at(quad).add(branch.at(quad).mul(root).mul(branchScale.at(quad)));
+  };
+  return {
+    scale,
+    eps,
+    at,
+    begin: () => {
+      const squares = k.zero("branch_squares", "f32x4");
+      k.for("i", each, (i) => {
+        const value = k.let("of_branch", branch.at(i));
+        squares.inc(value.mul(value));
+      });
+      const [square] = k.reduce("+", [{ name: "branch_square", value: squares.sum() }]);
+      if (!square) return;
+      root = k.let("branch_root", square.div(columns).add(branchNorm.eps).rsqrt());
+      k.if(k.group.x.eq(0), () => k.for("i", each, (i) => sum.set(i, at(i))));
+    },
+  };
 }

@@ -13,6 +13,7 @@ import {
 import { type Format, formatName, Matrix, numberName } from "./format.ts";
 import { type Cut, lanesFor, products } from "./gemv.ts";
 import { frequencies, turn } from "./math.ts";
+import { type InputNorm, inputNormDoc, inputNormName, inputVector } from "./norm.ts";
 
 /** Where the step's whole numbers lie: element indices of the step state. */
 export interface StepPlaces {
@@ -160,7 +161,7 @@ export function ropeHeads(s: HeadsShape, threads: number): Kernel {
 export interface QkvShape extends HeadsShape {
   readonly columns: number;
   readonly format: Format;
-  readonly inputNorm?: { readonly eps: number };
+  readonly inputNorm?: InputNorm;
 }
 
 /** Pairs of numbers that one thread makes at a time. */
@@ -174,13 +175,12 @@ const bitsOf = { f32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 } as const;
 
 /** One token from the residual stream to turned queries and written cache: norm, three projections, rotation. */
 export function qkv(s: QkvShape, cut: Cut): Kernel {
-  const name = `qkv_${formatName(s.format)}_${s.columns}_to_${headsName(s)}${s.inputNorm ? `_after_norm${numberName(s.inputNorm.eps)}` : ""}`;
+  const name = `qkv_${formatName(s.format)}_${s.columns}_to_${headsName(s)}${s.inputNorm ? `_after${inputNormName(s.inputNorm)}` : ""}`;
   const doc =
-    "query, key and value of one token from the residual stream: norm, projections, rotation by position, and the " +
-    "new key and value into their cache";
+    `query, key and value of one token from the residual stream${s.inputNorm ? `, ${inputNormDoc(s.inputNorm)}` : ""}: ` +
+    "projections, rotation by position, and the new key and value into their cache";
   return kernel(name, { doc, threads: cut.threads }, (k) => {
-    const x = k.input("x", "f32x4");
-    const scale = s.inputNorm && k.weight("norm", "f32x4");
+    const x = inputVector(k, s.columns, s.inputNorm);
     const matrix = new Matrix(k, s.format, s.columns);
     const step = k.input("step", "i32");
     const to = { q: k.output("q", "f32"), key: k.output("key", "f32"), value: k.output("value", "f32") };
@@ -200,11 +200,7 @@ export function qkv(s: QkvShape, cut: Cut): Kernel {
       const low = k.let(`row${p}`, head.mul(D).add(i));
       return [low, k.let(`row${p}_high`, low.add(half))];
     });
-    const sums = products(
-      k,
-      { x, offset: undefined, scale, eps: s.inputNorm?.eps ?? 0, matrix, lanes, prefetch: cut.prefetch },
-      rows,
-    );
+    const sums = products(k, { x, offset: undefined, matrix, lanes, prefetch: cut.prefetch }, rows);
     k.if(k.thread.mod(lanes).eq(0), () => {
       own.forEach(({ head, i }, p) => {
         const [low, high] = [sums[2 * p], sums[2 * p + 1]] as [Expr<"f32">, Expr<"f32">];
