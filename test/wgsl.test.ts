@@ -38,7 +38,7 @@ beforeAll(async () => {
     emitted ??= made;
   }
   await checkpoint.close();
-});
+}, 60_000);
 afterAll(() => {
   for (const out of dirs) rmSync(out, { recursive: true, force: true });
 });

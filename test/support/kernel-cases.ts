@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { bindSizes } from "../../backends/kernel/plan/bind-sizes.ts";
-import { dim, minus } from "../../ir/dim.ts";
-import { Graph, type Value } from "../../ir/graph.ts";
+import { minus } from "../../ir/dim.ts";
+import type { Graph, Value } from "../../ir/graph.ts";
 import { registry } from "../../ir/op.ts";
 import {
   add,
@@ -11,58 +11,23 @@ import {
   gather,
   geglu,
   gelu_erf,
-  iota,
   linear,
   mul,
   param,
   preparations,
   quant_gather,
   quant_linear,
-  reshape,
   rms_norm,
-  rope,
   silu,
   slice,
   softcap,
-  transpose,
-  update,
 } from "../../ir/ops/index.ts";
-import { type DType, parseType, tensor } from "../../ir/type.ts";
+import { parseType, tensor } from "../../ir/type.ts";
+import { f32, graph, input, type KernelCase, norm, r, T, weight, wholes, x } from "./kernel-case.ts";
+import { layers, positions } from "./kernel-layers.ts";
 import { graphs, sizes } from "./random-graph.ts";
 
-/** What the kernels are tried on: sizes that fit nothing, every way to store a weight, everything that is fused. */
-export interface KernelCase {
-  readonly name: string;
-  readonly graph: Graph;
-  /** How many tokens to try it with. */
-  readonly tokens: readonly number[];
-  /** What B is; 1 when left out. */
-  readonly batch?: number;
-  /** The most bytes of one binding. */
-  readonly limit?: number;
-  /** What some tensors hold, where anything will not do. */
-  readonly values?: Readonly<Record<string, (shape: readonly number[], T: number) => Float64Array>>;
-}
-
-const T = dim("T");
-const input = (name: string, dtype: DType, ...shape: (number | typeof T)[]) =>
-  param({ name, type: tensor(dtype, ...shape) });
-const weight = (dtype: DType, ...shape: number[]) => {
-  const w = param({ name: `w.${dtype}.${shape.join("x")}`, type: tensor(dtype, ...shape) });
-  return w;
-};
-const f32 = (v: Value) => cast(v, { to: "f32" });
-const graph = (y: Value, ...inputs: Value[]) => new Graph("case", { inputs, outputs: { y } });
-
-const x = (columns: number) => input("x", "f32", 1, T, columns);
-const r = (columns: number) => input("r", "f32", 1, T, columns);
-const norm = (v: Value) => rms_norm(v, param({ name: "norm", type: tensor("f32", v.fixed(-1)) }));
-
-const wholes = (low: number, high: number) => (shape: readonly number[]) =>
-  Float64Array.from(
-    { length: shape.reduce((a, b) => a * b, 1) },
-    (_, i) => low + ((i * 7919) % (high - low + 1)),
-  );
+// What the kernels are tried on: sizes that fit nothing, every way to store a weight, everything that is fused.
 
 /** A product by codes of one kind, and what its parts may hold. */
 function coded(dtype: "i8" | "i4", block: number, zeros: boolean, rows: number, columns: number, name = "q") {
@@ -264,90 +229,6 @@ const norms: KernelCase[] = [
     graph: graph(add(r(24), norm(linear(x(16), weight("f32", 24, 16)))), x(16), r(24)),
     tokens: [1, 3],
   },
-];
-
-const positions = input("positions", "i32", 1, T);
-const start = param({ name: "start", type: tensor("i32") });
-const swap = (v: Value, heads: number) =>
-  transpose(reshape(v, { shape: [1, T, heads, v.fixed(-1) / heads] }), { perm: [0, 2, 1, 3] });
-
-interface Layer {
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly window?: number;
-  readonly softcap?: number;
-  readonly norm?: boolean;
-  /** Whether what comes in is a residual stream and a branch, normalised, that goes into it. */
-  readonly branch?: boolean;
-  readonly slots: number;
-  readonly at: number;
-}
-
-/** Projections, caches and attention of one layer. */
-function layer(l: Layer): KernelCase {
-  const columns = 32;
-  const branch = rms_norm(r(columns), param({ name: "branch", type: tensor("f32", columns) }));
-  const stream = l.branch ? add(x(columns), branch) : x(columns);
-  const v = norm(stream);
-  const project = (name: string, heads: number) =>
-    linear(v, param({ name, type: tensor("f32", heads * l.headDim, columns) }));
-  const turned = (name: string, heads: number) => {
-    const split = reshape(project(name, heads), { shape: [1, T, heads, l.headDim] });
-    const unit = l.norm
-      ? rms_norm(split, param({ name: `${name}.norm`, type: tensor("f32", l.headDim) }))
-      : split;
-    return rope(transpose(unit, { perm: [0, 2, 1, 3] }), positions, { theta: 500, factor: l.norm ? 8 : 1 });
-  };
-  const past = (name: string) => param({ name, type: tensor("f32", 1, l.kvHeads, l.slots, l.headDim) });
-  const [q, k, value] = [
-    turned("q", l.heads),
-    turned("k", l.kvHeads),
-    swap(project("v", l.kvHeads), l.kvHeads),
-  ];
-  const keys = update(past("past.k"), k, start, { axis: 2 });
-  const values = update(past("past.v"), value, start, { axis: 2 });
-  const kpos = iota({ shape: [1, l.slots], dtype: "i32" });
-  const seeing = { scale: 0.3, window: l.window ?? 0, softcap: l.softcap ?? 0 };
-  const mixed = attention(q, keys, values, positions, kpos, seeing);
-  const y = reshape(transpose(mixed, { perm: [0, 2, 1, 3] }), { shape: [1, T, l.heads * l.headDim] });
-  const inputs = [
-    x(columns),
-    ...(l.branch ? [r(columns)] : []),
-    positions,
-    start,
-    past("past.k"),
-    past("past.v"),
-  ];
-  const graph = new Graph("layer", {
-    inputs,
-    outputs: { y, ...(l.branch && { stream }), "next.k": keys, "next.v": values },
-    aliases: { "next.k": "past.k", "next.v": "past.v" },
-  });
-  const { heads, kvHeads, headDim, at } = l;
-  const how = [
-    l.window && `window ${l.window}`,
-    l.softcap && "softcap",
-    l.norm && "head norms",
-    l.branch && "after a branch",
-  ].filter(Boolean);
-  return {
-    name: `layer of ${heads} heads over ${kvHeads} of ${headDim} from ${at}${how.map((h) => `, ${h}`).join("")}`,
-    graph,
-    tokens: [1, 5],
-    values: {
-      start: () => Float64Array.of(at),
-      positions: (shape) => Float64Array.from({ length: shape[1] as number }, (_, i) => at + i),
-    },
-  };
-}
-
-const layers: KernelCase[] = [
-  layer({ heads: 4, kvHeads: 1, headDim: 24, slots: 40, at: 0 }),
-  layer({ heads: 4, kvHeads: 2, headDim: 8, slots: 70, at: 33 }),
-  layer({ heads: 3, kvHeads: 3, headDim: 12, slots: 50, at: 40, window: 7, softcap: 2 }),
-  layer({ heads: 4, kvHeads: 1, headDim: 16, slots: 20, at: 3, norm: true, branch: true }),
-  layer({ heads: 4, kvHeads: 2, headDim: 12, slots: 20, at: 0, branch: true }),
 ];
 
 /** Attention as it stands alone. */

@@ -144,6 +144,8 @@ export class Cover implements Scene, Source {
     if (match) {
       for (const x of match.needs) this.need(x);
       for (const made of match.makes) this.#settle(made);
+      const [main] = match.makes;
+      if (main && this.#own.has(main)) this.#cause = main;
       for (const launch of match.launches()) this.#emit(v, launch);
       return;
     }
