@@ -1,5 +1,6 @@
 // npm run bench:c [-- --rounds N --only TEXT]: decode and prefill of C artifacts against llama.cpp on the same weights,
 // in alternating rounds, with the memory bandwidth of the same minutes beside them. Best of each round on both sides.
+// `--rounds 0` only makes what is to be measured.
 import { execFileSync, fork } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, readFileSync } from "node:fs";
@@ -43,8 +44,10 @@ for (const [scheme, block] of [["int8", 0], ["int8", 128], ["int8", 32], ["int4"
 }
 const llama = installed(join(cache, "deps"), "node-llama-cpp");
 if (llama.missing) console.log(`SKIPPED llama.cpp: node-llama-cpp cannot be installed: ${llama.missing}`);
-for (const format of llama.missing ? [] : ["Q8_0", "Q4_0"]) {
-  const path = await gguf(checkpoint, join(cache, `gemma-2b-4layer.${format}.gguf`), format);
+const peers = ["Q8_0", "Q4_0"].filter((format) => programs.some((p) => p.peer === `llama ${format}`));
+for (const format of llama.missing ? [] : peers) {
+  const path = await gguf(checkpoint, join(cache, `gemma-2b-4layer.${format}.gguf`), format.toLowerCase());
+  if (options.rounds === "0") continue;
   const engine = fileURLToPath(new URL("./engine.mjs", import.meta.url));
   const child = fork(engine, ["llama", path, threads, llama.url], { stdio: ["ignore", "ignore", "ignore", "ipc"] });
   await once(child, "message");
@@ -69,6 +72,7 @@ for (const format of llama.missing ? [] : ["Q8_0", "Q4_0"]) {
   });
 }
 
+if (options.rounds === "0") process.exit();
 const { measure } = bandwidth(cache, Number(threads));
 const rates = [];
 const rounds = new Map(programs.map((p) => [p.name, []]));

@@ -1,4 +1,4 @@
-import { type Dim, product } from "../../../ir/dim.ts";
+import { type Dim, plus, product } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import {
   attention,
@@ -53,6 +53,9 @@ function coded(cx: Builder, codes: Value, scale: Value, zero: Value) {
   };
 }
 
+/** Floats in a vector, at most. */
+const mostLanes = 16;
+
 function quantLinear(cx: Builder, v: Value): string {
   const { x, codes, scale, zero } = quant_linear.of(v) as NonNullable<ReturnType<typeof quant_linear.of>>;
   const weight = coded(cx, codes, scale, zero);
@@ -68,7 +71,8 @@ function quantLinear(cx: Builder, v: Value): string {
       offset: 0,
       strides: [1],
     });
-    const q = at("codes", "int16_t", product([rows, K]));
+    // A last panel of tokens is there whole.
+    const q = at("codes", "int16_t", product([rows === 1 ? rows : plus(rows, mostLanes - 1), K]));
     const scales = at("scales", "float", rows);
     const sums = weight.around ? undefined : at("sums", "float", product([rows, K / weight.block]));
     parts.set(q, { scales, sums });

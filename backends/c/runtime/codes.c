@@ -15,20 +15,26 @@ struct whole {
 static inline int in_steps(long K, long block, long step) {
   return K % step == 0 && (block % step == 0 || block * 2 == step);
 }
+/* Panels hold pairs of columns. */
+static inline int in_panels(long block) { return block % 2 == 0; }
 
 /*
- * Rounds activations. For 4-bit codes the even columns of each step come before the odd ones, as halves of bytes do.
+ * Rounds activations. Those of one token lie in a row; for 4-bit codes the even columns of each step come before the odd
+ * ones, as halves of bytes do. Those of many lie in panels of LANES tokens, which hold a pair of columns of each token
+ * and then the next pair; what a last panel has beyond T is never used.
  */
 static void to_whole(const struct thread *t, long T, long K, long block, int bits, const float *x, struct whole out) {
-  const int halves = bits == 4 && in_steps(K, block, STEP_I4);
+  const int halves = bits == 4 && in_steps(K, block, STEP_I4), panels = T > 1 && in_panels(block);
   for (long row = share(t, T); row < share_end(t, T); row++) {
     const float *from = x + row * K;
-    int16_t *to = out.q + row * K;
+    int16_t *to = panels ? out.q + row / LANES * LANES * K : out.q + row * K;
     float most = 0;
     for (long i = 0; i < K; i++) most = fabsf(from[i]) > most ? fabsf(from[i]) : most;
     const float scale = most / 32767, inverse = most > 0 && scale > 0 ? 32767 / most : 0;
     out.scale[row] = scale;
-    if (!halves)
+    if (panels)
+      for (long i = 0; i < K; i++) to[i / 2 * 2 * LANES + PAIR_AT(row % LANES, i & 1)] = (int16_t)(int32_t)nearbyintf(from[i] * inverse);
+    else if (!halves)
       for (long i = 0; i < K; i++) to[i] = (int16_t)(int32_t)nearbyintf(from[i] * inverse);
     else
       for (long at = 0; at < K; at += STEP_I4)
@@ -36,7 +42,7 @@ static void to_whole(const struct thread *t, long T, long K, long block, int bit
           to[at + i] = (int16_t)(int32_t)nearbyintf(from[at + 2 * i] * inverse);
           to[at + STEP_I4 / 2 + i] = (int16_t)(int32_t)nearbyintf(from[at + 2 * i + 1] * inverse);
         }
-    if (!out.sums) continue;
+    if (!out.sums || panels) continue;
     for (long b = 0; b < K / block; b++) {
       float sum = 0;
       for (long i = b * block; i < (b + 1) * block; i++) sum += nearbyintf(from[i] * inverse);
@@ -49,54 +55,132 @@ static inline int code_at(int bits, const void *codes, long i) {
   return bits == 4 ? nibble(codes, i) : ((const int8_t *)codes)[i];
 }
 
-/* A tile of products, for codes of so many bits; see OVER_TILES. */
-ALWAYS_INLINE void tile_codes(int bits, struct whole x, const uint8_t *codes, const float *scales,
-                              const uint8_t *zeros, float *y, long K, long N, long block, TILE_ARGUMENTS) {
+/* One token's products with so many rows, `apart` from each other, for codes of so many bits. */
+ALWAYS_INLINE void tile_codes(int bits, struct whole x, const uint8_t *codes, const float *scales, const uint8_t *zeros,
+                              float *y, long K, long block, long row, long apart, int rows) {
   const long step = bits == 4 ? STEP_I4 : STEP_I8, blocks = K / block;
-  vf sum[ROWS][TOKENS];
-  for (int r = 0; r < rows; r++)
-    for (int c = 0; c < tokens; c++) sum[r][c] = vf_zero();
-  const int16_t *q = x.q + token * K;
-  for (long k = from; k < to;) {
+  vf sum[ROWS];
+  for (int r = 0; r < rows; r++) sum[r] = vf_zero();
+  for (long k = 0; k < K;) {
     const long b = k / block;
     long end = block < step ? k + step : (b + 1) * block;
     if (end > k + SAFE_STEPS * step) end = k + SAFE_STEPS * step;
-    if (end > to) end = to;
-    vi dot[ROWS][TOKENS];
-    for (int r = 0; r < rows; r++)
-      for (int c = 0; c < tokens; c++) dot[r][c] = vi_zero();
+    vi dot[ROWS];
+    for (int r = 0; r < rows; r++) dot[r] = vi_zero();
     for (long i = k; i < end; i += step) {
-      vh a[TOKENS];
-      for (int c = 0; c < tokens; c++) a[c] = vh_load(q + c * K + i);
+      const vh a = vh_load(x.q + i);
       if (bits == 4) {
-        vh odd[TOKENS];
-        for (int c = 0; c < tokens; c++) odd[c] = vh_load(q + c * K + i + STEP_I4 / 2);
+        const vh odd = vh_load(x.q + i + STEP_I4 / 2);
         for (int r = 0; r < rows; r++) {
           const uint8_t *at = codes + ((row + r * apart) * K + i) / 2;
-          const vh low = vh_low_i4(at), high = vh_high_i4(at);
-          for (int c = 0; c < tokens; c++) dot[r][c] = vi_dot(vi_dot(dot[r][c], low, a[c]), high, odd[c]);
+          dot[r] = vi_dot(vi_dot(dot[r], vh_low_i4(at), a), vh_high_i4(at), odd);
         }
       } else
-        for (int r = 0; r < rows; r++) {
-          const vh at = vh_load_i8((const int8_t *)codes + (row + r * apart) * K + i);
-          for (int c = 0; c < tokens; c++) dot[r][c] = vi_dot(dot[r][c], at, a[c]);
-        }
+        for (int r = 0; r < rows; r++)
+          dot[r] = vi_dot(dot[r], vh_load_i8((const int8_t *)codes + (row + r * apart) * K + i), a);
     }
     for (int r = 0; r < rows; r++) {
       const float *s = scales + (row + r * apart) * blocks + b;
-      const vf scale = block < step ? vf_halves(s[0], s[1]) : vf_all(s[0]);
-      for (int c = 0; c < tokens; c++) sum[r][c] = vf_fma(vf_of(dot[r][c]), scale, sum[r][c]);
+      sum[r] = vf_fma(vf_of(dot[r]), block < step ? vf_halves(s[0], s[1]) : vf_all(s[0]), sum[r]);
     }
     k = end;
   }
-  for (int c = 0; c < tokens; c++)
-    for (int r = 0; r < rows; r++) {
-      const long w = (row + r * apart) * blocks;
-      float *out = y + (token + c) * N + row + r * apart, total = vf_sum(sum[r][c]);
-      if (zeros)
-        for (long b = from / block; b < to / block; b++)
-          total -= (float)code_at(bits, zeros, w + b) * scales[w + b] * x.sums[(token + c) * blocks + b];
-      *out = (from ? *out : 0) + total * x.scale[token + c];
+  for (int r = 0; r < rows; r++) {
+    const long w = (row + r * apart) * blocks;
+    float total = vf_sum(sum[r]);
+    for (long b = 0; zeros && b < blocks; b++)
+      total -= (float)code_at(bits, zeros, w + b) * scales[w + b] * x.sums[b];
+    y[row + r * apart] = total * x.scale[0];
+  }
+}
+
+ALWAYS_INLINE void linear_token(const struct thread *t, int bits, long K, long N, long block, struct whole x,
+                                const uint8_t *codes, const float *scales, const uint8_t *zeros, float *y) {
+  const long first = share(t, N), apart = (share_end(t, N) - first) / ROWS;
+  for (long row = first; row < first + apart; row++)
+    tile_codes(bits, x, codes, scales, zeros, y, K, block, row, apart, ROWS);
+  for (long row = first + apart * ROWS; row < share_end(t, N); row++)
+    tile_codes(bits, x, codes, scales, zeros, y, K, block, row, 0, 1);
+}
+
+/* Rows and columns of codes that are widened at once, and tokens that meet them: all of it stays in near caches. */
+enum { WIDE_ROWS = 12, WIDE_COLUMNS = 512, MEETING = 256, PANELS = 2 };
+
+/* Codes less their zeros, as 16-bit whole numbers: `count` of them from the first of block `b`, or from within it. */
+ALWAYS_INLINE void widen(int bits, const uint8_t *codes, const uint8_t *zeros, long at, long count, long block, int16_t *to) {
+  for (long i = 0; i < count; i += block) {
+    const long some = block < count - i ? block : count - i;
+    const int zero = zeros ? code_at(bits, zeros, (at + i) / block) : 0;
+    if (bits == 4) {
+      const uint8_t *from = codes + (at + i) / 2;
+      for (long k = 0; k < some / 2; k++) {
+        to[i + 2 * k] = (int16_t)(((from[k] & 15) ^ 8) - 8 - zero);
+        to[i + 2 * k + 1] = (int16_t)(((from[k] >> 4) ^ 8) - 8 - zero);
+      }
+    } else
+      for (long k = 0; k < some; k++) to[i + k] = (int16_t)((int8_t)codes[at + i + k] - zero);
+  }
+}
+
+/* Adds the products of TILE_ROWS widened rows and so many panels to `sums`, which begin anew at the first columns. */
+ALWAYS_INLINE void tile_panels(int panels, const int16_t *wide, const int16_t *q, long apart, long columns, long block,
+                               const float *const *scales, int anew, float *sums) {
+  vf sum[TILE_ROWS][PANELS];
+  for (int r = 0; r < TILE_ROWS; r++)
+    for (int p = 0; p < panels; p++) sum[r][p] = anew ? vf_zero() : vf_load(sums + r * MEETING + p * LANES);
+  for (long k = 0, b = 0; k < columns; k += block, b++) {
+    const long end = block < columns - k ? k + block : columns;
+    vi dot[TILE_ROWS][PANELS];
+    for (int r = 0; r < TILE_ROWS; r++)
+      for (int p = 0; p < panels; p++) dot[r][p] = vi_zero();
+    for (long i = k; i < end; i += 2) {
+      vh a[PANELS];
+      for (int p = 0; p < panels; p++) a[p] = vh_load(q + p * apart + i * LANES);
+      for (int r = 0; r < TILE_ROWS; r++) {
+        const vh w = vh_pair(wide + r * WIDE_COLUMNS + i);
+        for (int p = 0; p < panels; p++) dot[r][p] = vi_dot(dot[r][p], w, a[p]);
+      }
+    }
+    for (int r = 0; r < TILE_ROWS; r++) {
+      const vf scale = vf_all(scales[r][b]);
+      for (int p = 0; p < panels; p++) sum[r][p] = vf_fma(vf_of(dot[r][p]), scale, sum[r][p]);
+    }
+  }
+  for (int r = 0; r < TILE_ROWS; r++)
+    for (int p = 0; p < panels; p++) vf_store(sums + r * MEETING + p * LANES, sum[r][p]);
+}
+
+/* Products of many tokens. Codes are widened once for all tokens; sums of 32 bits hold a widened stretch of columns. */
+ALWAYS_INLINE void linear_panels(const struct thread *t, int bits, long T, long K, long N, long block, struct whole x,
+                                 const uint8_t *codes, const float *scales, const uint8_t *zeros, float *y) {
+  int16_t wide[WIDE_ROWS * WIDE_COLUMNS];
+  float sums[WIDE_ROWS * MEETING];
+  const long blocks = K / block, columns = zeros && bits == 8 ? WIDE_COLUMNS / 2 : WIDE_COLUMNS;
+  for (long row = share(t, N); row < share_end(t, N); row += WIDE_ROWS)
+    for (long token = 0; token < T; token += MEETING) {
+      const long tokens = T - token < MEETING ? T - token : MEETING;
+      const long rows = share_end(t, N) - row < WIDE_ROWS ? share_end(t, N) - row : WIDE_ROWS;
+      for (long from = 0, to; from < K; from = to) {
+        to = block <= columns ? from + columns / block * block : (from / block + 1) * block;
+        if (to > from + columns) to = from + columns;
+        if (to > K) to = K;
+        const float *scale[WIDE_ROWS];
+        for (long r = 0; r < WIDE_ROWS; r++) {
+          /* A last group of rows is filled up with its last one. */
+          const long own = row + (r < rows ? r : rows - 1);
+          scale[r] = scales + own * blocks + from / block;
+          if (r < rows || r % TILE_ROWS) widen(bits, codes, zeros, own * K + from, to - from, block, wide + r * WIDE_COLUMNS);
+        }
+        for (long c = 0; c < tokens; c += PANELS * LANES)
+          for (long r = 0; r < rows; r += TILE_ROWS) {
+            const int16_t *q = x.q + (token + c) * K + from * LANES;
+            float *sum = sums + r * MEETING + c;
+            if (tokens - c > LANES) tile_panels(PANELS, wide + r * WIDE_COLUMNS, q, K * LANES, to - from, block, scale + r, from == 0, sum);
+            else tile_panels(1, wide + r * WIDE_COLUMNS, q, K * LANES, to - from, block, scale + r, from == 0, sum);
+          }
+      }
+      for (long c = 0; c < tokens; c++)
+        for (long r = 0; r < rows; r++) y[(token + c) * N + row + r] = sums[r * MEETING + c] * x.scale[token + c];
     }
 }
 
@@ -121,14 +205,10 @@ static void linear_codes_one_by_one(const struct thread *t, int bits, long T, lo
   __attribute__((unused)) static void linear_##name(const struct thread *t, long T, long K, long N, long block,   \
                                                     struct whole x, const void *codes, const float *scales,       \
                                                     const void *zeros, float *y) {                                \
-    if (!in_steps(K, block, step)) {                                                                              \
+    if (T > 1 && in_panels(block)) linear_panels(t, bits, T, K, N, block, x, codes, scales, zeros, y);             \
+    else if (T > 1 || !in_steps(K, block, step))                                                                  \
       linear_codes_one_by_one(t, bits, T, K, N, block, x, codes, scales, zeros, y);                               \
-      return;                                                                                                     \
-    }                                                                                                             \
-    const long columns = block <= COLUMNS ? COLUMNS / block * block : block;                                      \
-    OVER_TILES(t, T, K, N, columns, TILE_OF_##name);                                                              \
+    else linear_token(t, bits, K, N, block, x, codes, scales, zeros, y);                                          \
   }
-#define TILE_OF_i8(...) tile_codes(8, x, codes, scales, zeros, y, K, N, block, __VA_ARGS__)
-#define TILE_OF_i4(...) tile_codes(4, x, codes, scales, zeros, y, K, N, block, __VA_ARGS__)
 DEFINE_LINEAR_CODES(i8, 8, STEP_I8)
 DEFINE_LINEAR_CODES(i4, 4, STEP_I4)

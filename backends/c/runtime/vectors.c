@@ -1,13 +1,14 @@
 /*
  * A small vocabulary of vectors, so that each loop below is written once. vf: floats, vi: as many 32-bit integers,
- * vh: twice as many 16-bit integers. The instruction set is the one that the compiler was told to use.
+ * vh: twice as many 16-bit integers. The instruction set is the one that the compiler was told to use. vi_dot adds up
+ * products in twos; PAIR_AT says where in a vh those of lane `lane` lie. A tile of TILE_ROWS by 2 sums fits the registers.
  */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(GEMMA_PLAIN)
 #include <immintrin.h>
 #define INSTRUCTION_SET "AVX-512 VNNI"
 typedef __m512 vf;
 typedef __m512i vi, vh;
-enum { LANES = 16 };
+enum { LANES = 16, TILE_ROWS = 12 };
 static inline vf vf_zero(void) { return _mm512_setzero_ps(); }
 static inline vf vf_all(float x) { return _mm512_set1_ps(x); }
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -23,6 +24,12 @@ static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_
 static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
 static inline vi vi_dot(vi sum, vh a, vh b) { return _mm512_dpwssd_epi32(sum, a, b); }
 static inline vh vh_load(const int16_t *p) { return _mm512_loadu_si512(p); }
+#define PAIR_AT(lane, odd) ((lane) * 2 + (odd))
+static inline vh vh_pair(const int16_t *p) {
+  int32_t both;
+  memcpy(&both, p, sizeof both);
+  return _mm512_set1_epi32(both);
+}
 static inline vh vh_load_i8(const int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p)); }
 static inline vh vh_low_i4(const uint8_t *p) {
   return _mm512_srai_epi16(_mm512_slli_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)p)), 12), 12);
@@ -40,7 +47,7 @@ static inline int runs_here(void) { return __builtin_cpu_supports("avx512vnni") 
 #define INSTRUCTION_SET "AVX2"
 typedef __m256 vf;
 typedef __m256i vi, vh;
-enum { LANES = 8 };
+enum { LANES = 8, TILE_ROWS = 6 };
 static inline vf vf_zero(void) { return _mm256_setzero_ps(); }
 static inline vf vf_all(float x) { return _mm256_set1_ps(x); }
 static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
@@ -62,8 +69,18 @@ static inline vf vf_load_f16(const uint16_t *p) {
   return _mm256_loadu_ps(x);
 }
 static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
-static inline vi vi_dot(vi sum, vh a, vh b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+/* Adds at once: gcc would compute all products of a tile first, and keep the sums in memory for want of registers. */
+static inline vi vi_dot(vi sum, vh a, vh b) {
+  __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(a, b)));
+  return sum;
+}
 static inline vh vh_load(const int16_t *p) { return _mm256_loadu_si256((const void *)p); }
+#define PAIR_AT(lane, odd) ((lane) * 2 + (odd))
+static inline vh vh_pair(const int16_t *p) {
+  int32_t both;
+  memcpy(&both, p, sizeof both);
+  return _mm256_set1_epi32(both);
+}
 static inline vh vh_load_i8(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p)); }
 static inline vh vh_low_i4(const uint8_t *p) {
   return _mm256_srai_epi16(_mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)p)), 12), 12);
@@ -82,7 +99,7 @@ static inline int runs_here(void) { return __builtin_cpu_supports("avx2") && __b
 typedef float32x4_t vf;
 typedef int32x4_t vi;
 typedef int16x8_t vh;
-enum { LANES = 4 };
+enum { LANES = 4, TILE_ROWS = 12 };
 static inline vf vf_zero(void) { return vdupq_n_f32(0); }
 static inline vf vf_all(float x) { return vdupq_n_f32(x); }
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
@@ -98,6 +115,8 @@ static inline vi vi_dot(vi sum, vh a, vh b) {
   return vmlal_high_s16(vmlal_s16(sum, vget_low_s16(a), vget_low_s16(b)), a, b);
 }
 static inline vh vh_load(const int16_t *p) { return vld1q_s16(p); }
+#define PAIR_AT(lane, odd) ((odd) * LANES + (lane))
+static inline vh vh_pair(const int16_t *p) { return vcombine_s16(vdup_n_s16(p[0]), vdup_n_s16(p[1])); }
 static inline vh vh_load_i8(const int8_t *p) { return vmovl_s8(vld1_s8(p)); }
 static inline vh vh_low_i4(const uint8_t *p) {
   return vshrq_n_s16(vshlq_n_s16(vmovl_s8(vld1_s8((const int8_t *)p)), 12), 12);
@@ -111,7 +130,7 @@ static inline int runs_here(void) { return 1; }
 typedef float vf;
 typedef int32_t vi;
 typedef struct { int16_t a, b; } vh;
-enum { LANES = 1 };
+enum { LANES = 1, TILE_ROWS = 6 };
 static inline vf vf_zero(void) { return 0; }
 static inline vf vf_all(float x) { return x; }
 static inline vf vf_load(const float *p) { return *p; }
@@ -125,6 +144,8 @@ static inline vf vf_load_f16(const uint16_t *p) { return f16_to_f32(*p); }
 static inline vi vi_zero(void) { return 0; }
 static inline vi vi_dot(vi sum, vh a, vh b) { return sum + a.a * b.a + a.b * b.b; }
 static inline vh vh_load(const int16_t *p) { return (vh){p[0], p[1]}; }
+#define PAIR_AT(lane, odd) ((lane) * 2 + (odd))
+static inline vh vh_pair(const int16_t *p) { return (vh){p[0], p[1]}; }
 static inline vh vh_load_i8(const int8_t *p) { return (vh){p[0], p[1]}; }
 static inline vh vh_low_i4(const uint8_t *p) { return (vh){((p[0] & 15) ^ 8) - 8, ((p[1] & 15) ^ 8) - 8}; }
 static inline vh vh_high_i4(const uint8_t *p) { return (vh){((p[0] >> 4) ^ 8) - 8, ((p[1] >> 4) ^ 8) - 8}; }
