@@ -15,12 +15,9 @@ import {
 } from "../../ir/ops/index.ts";
 import { count, type HostTensor, store } from "../../ir/tensor.ts";
 import { dtypes, type TensorType } from "../../ir/type.ts";
-import { decode, Pool } from "../stream/index.ts";
+import { decode, even, interleaved, Pool, tileElements, Workbench } from "../stream/index.ts";
 import type { Weights } from "../weights.ts";
 import { type ProductJob, product, type StoredRows, valuesOf } from "./product.ts";
-
-/** Weight elements decoded at a time. */
-const blockSize = 1 << 20;
 
 export interface StreamingEnv {
   readonly sizes: Sizes;
@@ -37,10 +34,11 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   const outputs = Object.entries(g.outputs);
   const pending = uses(g);
   const done = new Map<Value, HostTensor>();
-  const pool = new Pool<ProductJob, Float64Array>({
+  const bench = new Workbench();
+  const pool = new Pool<ProductJob, void>({
     thread: new URL("./worker.js", import.meta.url),
     here: product,
-    handsOver: ({ rows }) => rows.bytes.buffer,
+    bench,
   });
 
   const run = async (v: Value): Promise<HostTensor> => {
@@ -88,9 +86,9 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     const source = made.op === cast && made.dtype === "f32" ? (made.inputs[0] as Value) : made;
     if (source.op === param && source.type.rank === 2 && !runtime.has(source)) {
       const columns = source.fixed(1);
-      return async (from, to) => ({
+      return async (from, to, into) => ({
         dtype: source.dtype,
-        bytes: await bytesOf(source, from * columns, (to - from) * columns),
+        bytes: await bytesOf(source, from * columns, (to - from) * columns, into),
         columns,
       });
     }
@@ -104,8 +102,8 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     if (stored.op !== param || runtime.has(stored)) return undefined;
     const columns = v.fixed(1);
     const width = (columns / blockFormat(format).elements) * blockFormat(format).bytes;
-    return async (from, to) => {
-      const bytes = new Uint8Array((to - from) * width);
+    return async (from, to, into = new Uint8Array((to - from) * width)) => {
+      const bytes = into.subarray(0, (to - from) * width);
       await env.weights.read(String(stored.attrs.name), from * width, bytes);
       return { dtype: format, bytes, columns };
     };
@@ -120,9 +118,9 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     const { to, around = "zero" } = scale.attrs as { to: "i8" | "i4"; around?: "zero" | "middle" };
     const coding = { to, around, block: v.fixed(1) / scale.fixed(1) };
     const found = block_scale_search.of(scale);
-    return async (from, end) => {
+    return async (from, end, into) => {
       const importance = found && (await read(found.importance, 0, v.fixed(1)));
-      return { ...(await x(from, end)), coding: { ...coding, ...(importance && { importance }) } };
+      return { ...(await x(from, end, into)), coding: { ...coding, ...(importance && { importance }) } };
     };
   };
   const bound = async (v: Value): Promise<HostTensor> => {
@@ -136,9 +134,9 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     if (!given) throw new Error(`no tensor for param ${name} : ${v.type}`);
     return given;
   };
-  const bytesOf = async (v: Value, from: number, n: number): Promise<Uint8Array> => {
+  const bytesOf = async (v: Value, from: number, n: number, into?: Uint8Array): Promise<Uint8Array> => {
     const width = dtypes[v.dtype] / 8;
-    const bytes = new Uint8Array(n * width);
+    const bytes = (into ?? new Uint8Array(n * width)).subarray(0, n * width);
     await env.weights.read(String(v.attrs.name), from * width, bytes);
     return bytes;
   };
@@ -161,6 +159,18 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     return { shape, data };
   };
 
+  const rooms = new Map<string, Uint8Array>();
+  /** Room in the workbench, which the next product uses again. */
+  const room = (name: string, bytes: number): Uint8Array => {
+    const had = rooms.get(name);
+    const made = had && had.length >= bytes ? had : bench.take(bytes);
+    rooms.set(name, made);
+    return made.subarray(0, bytes);
+  };
+  const doubles = (name: string, n: number) => {
+    const { buffer, byteOffset } = room(name, 8 * n);
+    return new Float64Array(buffer, byteOffset, n);
+  };
   const multiply = async (
     x: HostTensor,
     w: Value,
@@ -169,27 +179,33 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   ): Promise<HostTensor> => {
     const [n, k] = [w.fixed(0), w.fixed(1)];
     const m = count(x.shape) / k;
-    const shared = new Float64Array(new SharedArrayBuffer(8 * x.data.length));
-    shared.set(x.data);
     const data = new Float64Array(m * n);
-    const step = Math.max(1, Math.floor(blockSize / k));
-    const take = (sums: Float64Array, from: number) => {
-      for (let r = 0; r < sums.length; r += m)
-        for (let i = 0; i < m; i++) data[i * n + from + r / m] = sums[r + i] as number;
-    };
+    const step = Math.max(1, Math.floor(tileElements / Math.max(k, even(m))));
     // Threads are worth it where there are several blocks.
-    const threads = n > step ? pool : undefined;
-    const queue: Promise<void>[] = [];
-    for (let from = 0; from < n; from += step) {
-      const job = { x: shared, m, rows: await source(from, Math.min(n, from + step)) };
-      if (threads) {
-        const done = threads.run(job).then((sums) => take(sums, from));
-        done.catch(() => {}); // heard of when it is waited for
-        queue.push(done);
-      } else take(product(job), from);
-      if (queue.length > pool.width) await queue.shift();
+    const slots = n > step ? pool.width + 1 : 1;
+    const factors = doubles("x", even(m) * even(k));
+    interleaved(x.data, m, k, factors);
+    const queue: { readonly from: number; readonly out: Float64Array; readonly done: Promise<void> }[] = [];
+    const take = async () => {
+      const { from, out, done } = queue.shift() as (typeof queue)[number];
+      await done;
+      for (let r = 0, at = 0; at < out.length; r++, at += even(m))
+        for (let i = 0; i < m; i++) data[i * n + from + r] = out[at + i] as number;
+    };
+    for (let from = 0, turn = 0; from < n; from += step, turn++) {
+      // The room that comes next is that of the oldest job.
+      if (queue.length === slots) await take();
+      const [to, slot] = [Math.min(n, from + step), turn % slots];
+      const rows = await source(from, to, room(`stored.${slot}`, 4 * step * k));
+      const { buffer, byteOffset } = room(`row.${slot}`, 4 * even(k));
+      const row = new Float32Array(buffer, byteOffset, even(k));
+      const out = doubles(`out.${slot}`, even(m) * (to - from));
+      const job = { x: factors, m, rows, row, out };
+      const done = slots > 1 ? pool.run(job) : Promise.resolve(product(bench, job));
+      done.catch(() => {}); // heard of when it is waited for
+      queue.push({ from, out, done });
     }
-    await Promise.all(queue);
+    while (queue.length > 0) await take();
     return store({ shape, data }, "f32");
   };
 
@@ -202,8 +218,8 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   }
 }
 
-/** Rows [from, to) of a matrix, in bytes of their own. */
-type Rows = (from: number, to: number) => Promise<StoredRows>;
+/** Rows [from, to) of a matrix, in `into` or in bytes of their own. */
+type Rows = (from: number, to: number, into?: Uint8Array) => Promise<StoredRows>;
 
 /** How often each value is an operand; outputs are never let go. */
 function uses(g: Graph): Map<Value, number> {

@@ -1,7 +1,7 @@
 import type { Code } from "../../ir/ops/codes.ts";
 import type { BlockFormatName } from "../../ir/ops/ggml.ts";
 import type { DType } from "../../ir/type.ts";
-import { decode, decodeRows, encodeRows } from "../stream/index.ts";
+import { decode, decodeRows, encodeRows, even, type Workbench } from "../stream/index.ts";
 
 /** Rows of a matrix as they are stored, and the codes that they are rounded to, if any. Plain data, for threads. */
 export interface StoredRows {
@@ -21,49 +21,31 @@ export function valuesOf({ dtype, bytes, columns, coding }: StoredRows): Float32
   return coding ? decodeRows(coding, encodeRows({ dtype, bytes, columns, ...coding })) : decode(dtype, bytes);
 }
 
-/** Some rows of a matrix, and what to multiply them with: `x` is [m, columns]. */
+/** Some rows of a matrix, and what to multiply them with. All of it lies in a workbench's memory. Plain data, for threads. */
 export interface ProductJob {
+  /** What `interleaved` makes of [m, columns]. */
   readonly x: Float64Array;
   readonly m: number;
   readonly rows: StoredRows;
+  /** Room for one row, and for one number more where it has an odd number of them. */
+  readonly row: Float32Array;
+  /** Where the sums go: `even(m)` for each of the matrix's rows. */
+  readonly out: Float64Array;
 }
 
-/** x · rowsᵀ, one row of m sums for each of the matrix's rows; each sum runs in the order of columns. */
-export function product({ x, m, rows }: ProductJob): Float64Array {
-  const w = valuesOf(rows);
-  const k = rows.columns;
-  const out = new Float64Array((w.length / k) * m);
-  for (let at = 0, to = 0; at < w.length; at += k, to += m) {
-    let i = 0;
-    for (; i + 6 <= m; i += 6) sixDots(x, i * k, w, at, k, out, to + i);
-    for (; i < m; i++) {
-      let sum = 0;
-      for (let j = 0; j < k; j++) sum += (x[i * k + j] as number) * (w[at + j] as number);
-      out[to + i] = sum;
-    }
+/** x · rowsᵀ; each sum runs in f64 and in the order of columns, as the meaning of `linear` has it. */
+export function product(bench: Workbench, { x, m, rows, row, out }: ProductJob): void {
+  const { dtype, bytes, columns, coding } = rows;
+  const width = even(m);
+  const count = out.length / width;
+  const fast = !coding || (coding.around === "zero" && !coding.importance && bench.takes(coding.block));
+  const stored = bytes.length / count;
+  const all = fast ? undefined : valuesOf(rows);
+  for (let r = 0; r < count; r++) {
+    if (all) row.set(all.subarray(r * columns, (r + 1) * columns));
+    else bench.widen(dtype, bytes.subarray(r * stored, (r + 1) * stored), row);
+    if (coding && !all) bench.round(coding.to, coding.block, row);
+    row.fill(0, columns);
+    bench.dots(row, x, m, out.subarray(r * width, (r + 1) * width));
   }
-  return out;
-}
-
-/** Six sums at once, which do not wait for each other. */
-function sixDots(
-  x: Float64Array,
-  from: number,
-  w: Float32Array,
-  at: number,
-  k: number,
-  out: Float64Array,
-  to: number,
-): void {
-  let [a, b, c, d, e, f] = [0, 0, 0, 0, 0, 0];
-  for (let j = 0, i = from; j < k; j++, i++) {
-    const y = w[at + j] as number;
-    a += (x[i] as number) * y;
-    b += (x[i + k] as number) * y;
-    c += (x[i + 2 * k] as number) * y;
-    d += (x[i + 3 * k] as number) * y;
-    e += (x[i + 4 * k] as number) * y;
-    f += (x[i + 5 * k] as number) * y;
-  }
-  out.set([a, b, c, d, e, f], to);
 }

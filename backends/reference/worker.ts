@@ -1,7 +1,9 @@
-import { parentPort } from "node:worker_threads";
+import { parentPort, workerData } from "node:worker_threads";
+import { type SharedMemory, Workbench } from "../stream/index.ts";
 import { type ProductJob, product } from "./product.ts";
 
+const bench = new Workbench(workerData as SharedMemory);
 parentPort?.on("message", ({ id, job }: { id: number; job: ProductJob }) => {
-  const done = product(job);
-  parentPort?.postMessage({ id, done }, [done.buffer as ArrayBuffer]);
+  product(bench, job);
+  parentPort?.postMessage({ id });
 });

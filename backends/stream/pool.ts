@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
+import type { Workbench } from "./simd/index.ts";
 
 interface Pending<Done> {
   readonly resolve: (done: Done) => void;
@@ -8,12 +9,12 @@ interface Pending<Done> {
 
 /** One kind of work that threads do. */
 export interface Work<Job, Done> {
-  /** The module of a thread: it answers `{ id, job }` with `{ id, done }`. */
+  /** The module of a thread, which gets the workbench's memory: it answers `{ id, job }` with `{ id, done }`. */
   readonly thread: URL;
   /** The same on this thread. */
-  readonly here: (job: Job) => Done;
-  /** What goes over to the thread and is gone here. */
-  readonly handsOver: (job: Job) => ArrayBufferLike;
+  readonly here: (bench: Workbench, job: Job) => Done;
+  /** Where the data of jobs lie. */
+  readonly bench: Workbench;
 }
 
 /**
@@ -34,19 +35,19 @@ export class Pool<Job, Done> {
   }
 
   run(job: Job): Promise<Done> {
-    if (import.meta.url.endsWith(".ts")) return Promise.resolve(this.#work.here(job));
+    if (import.meta.url.endsWith(".ts")) return Promise.resolve(this.#work.here(this.#work.bench, job));
     if (this.#workers.length < this.width) this.#start();
     const id = this.#next++;
     const worker = this.#workers[id % this.#workers.length] as Worker;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
-      worker.postMessage({ id, job }, [this.#work.handsOver(job) as ArrayBuffer]);
+      worker.postMessage({ id, job });
     });
   }
 
   #start(): void {
     // Flags of the process, such as --input-type, are not for a file.
-    const worker = new Worker(this.#work.thread, { execArgv: [] });
+    const worker = new Worker(this.#work.thread, { execArgv: [], workerData: this.#work.bench.memory });
     worker.on("message", ({ id, done }: { id: number; done: Done }) => {
       this.#pending.get(id)?.resolve(done);
       this.#pending.delete(id);

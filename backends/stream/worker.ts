@@ -1,8 +1,8 @@
-import { parentPort } from "node:worker_threads";
-import { type CodesJob, encodeRows } from "./codes.ts";
+import { parentPort, workerData } from "node:worker_threads";
+import { type SharedMemory, Workbench } from "./simd/index.ts";
+import { encodeTile, type TileJob } from "./tile.ts";
 
-parentPort?.on("message", ({ id, job }: { id: number; job: CodesJob }) => {
-  const done = encodeRows(job);
-  const buffers = [done.codes.buffer, done.scales.buffer, done.zeros.buffer] as ArrayBuffer[];
-  parentPort?.postMessage({ id, done }, buffers);
-});
+const bench = new Workbench(workerData as SharedMemory);
+parentPort?.on("message", ({ id, job }: { id: number; job: TileJob }) =>
+  parentPort?.postMessage({ id, done: encodeTile(bench, job) }),
+);
