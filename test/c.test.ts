@@ -125,36 +125,6 @@ describe.runIf(cc)("a C artifact", () => {
     expect(stdout).toBe(`${tokenizer.decode(ids)}\n`);
   });
 
-  test("speaks through gemma.py", async (context) => {
-    const python = await started("python3", ["--version"]);
-    if (python.code !== 0) return context.skip("there is no python3");
-    await run(cc as string, [
-      "-std=c11",
-      "-O1",
-      "-march=native",
-      "-pthread",
-      "-fPIC",
-      "-shared",
-      "-o",
-      join(out, "libgemma.so"),
-      join(out, "gemma.c"),
-      "-lm",
-    ]);
-    const script = `
-import sys; sys.dont_write_bytecode = True; sys.path.insert(0, ${JSON.stringify(out)})
-from gemma import Gemma, GemmaError
-with Gemma(threads=2) as g:
-    print(list(g.generate([73, 110], max_tokens=8)), len(g.logits()), len(g.score([1, 2])))
-    try: g.prefill([5000])
-    except GemmaError as e: print(e)`;
-    const { stdout } = await run("python3", ["-c", script]);
-    rmSync(join(out, "libgemma.so"));
-    const { stdout: ids } = await at("--ids", "73,110", "-n", "8");
-    expect(stdout).toBe(
-      `[${ids.trim().replaceAll(",", ", ")}] 1024 2\ntoken id 5000 is outside the vocabulary of 1024\n`,
-    );
-  }, 60_000);
-
   test.each<[string, string[], number, string]>([
     ["no weights", ["--weights", "/nowhere", "--ids", "1"], 3, "/nowhere: No such file or directory"],
     ["a folder", ["--weights", "/tmp", "--ids", "1"], 3, "/tmp: has "],

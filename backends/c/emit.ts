@@ -147,6 +147,7 @@ export async function modelSource(
     await part("state.c"),
     layout.program.trimEnd(),
     await part("sample.c"),
+    await part("common.c"),
     await part("model.c"),
   ];
   return `${parts.join("\n\n")}\n`;

@@ -138,6 +138,7 @@ export async function sources(
     tensorTable(layout, sums),
     await shared("map.c"),
     await part("launch.cu"),
+    await shared("common.c"),
     "/* Many tokens at once: T of them. */",
     printSteps("prefill", first.prefill, layout.places, spelled(0)).trimEnd(),
     "/* One token, cut for as many threads to a group as the name says. */",

@@ -88,5 +88,18 @@ for (const [name, quant] of [["gemma-2b"], ["gemma-2b", "int8"], ["gemma-2b", "i
 execFileSync("make", ["-s", "-C", demo, `NVCC=${nvcc}`, "gemma"], { stdio: "inherit" });
 const { status, stderr } = spawnSync(join(demo, "gemma"), ["--ids", "1,2"], { encoding: "utf8" });
 console.log(`the whole program links, and says: ${stderr.trim() || `exit ${status}`}`);
+const cmake = (...args) => spawnSync("cmake", args, { encoding: "utf8" });
+if (cmake("--version").status !== 0) console.log("SKIPPED: CMake, because there is no cmake");
+else {
+  const build = join(demo, "build");
+  for (const args of [["-S", demo, "-B", build, `-DCMAKE_CUDA_COMPILER=${nvcc}`, "-DCMAKE_CUDA_ARCHITECTURES=90"], ["--build", build]]) {
+    const ran = cmake(...args);
+    console.log(`cmake ${args[0]}: ${ran.status === 0 ? "ok" : "FAILED"}`);
+    if (ran.status === 0) continue;
+    wrong++;
+    console.log(`${ran.stdout}${ran.stderr}`);
+    break;
+  }
+}
 rmSync(scratch, { recursive: true, force: true });
 if (wrong) process.exit(1);

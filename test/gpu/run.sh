@@ -2,6 +2,8 @@
 # On a machine with an NVIDIA GPU and CUDA: builds CUDA artifacts by their own Makefiles, runs their self-tests, the goldens
 # and compute-sanitizer, tunes, measures, and prints one table. Weights of the sizes of Gemma 2B are random ones, made here.
 # Usage: test/gpu/run.sh [CHECKPOINT:QUANT …]   (QUANT is bf16, int8 or int4)
+# Without a GPU, to try these very steps on the processor:
+#   PATH="$PWD/test/gpu/processor:$PATH" test/gpu/run.sh examples/gemma-kjv-2m:int8
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -24,7 +26,8 @@ failed=0
 artifact() {
   local dir=$out/$1 quant=()
   [ "$3" = bf16 ] || quant=(--pass "quantize{scheme=$3,block=$([ "$3" = int8 ] && echo 0 || echo 32)}")
-  node dist/src/cli/main.js compile "$2" --target cuda --out "$dir" --force "${quant[@]}" >&2
+  rm -rf "$dir"
+  node dist/src/cli/main.js compile "$2" --target cuda --out "$dir" "${quant[@]}" >&2
   make -s -C "$dir" "NVCC=$nvcc" ARCH=-arch=native gemma gemma-test >&2
   echo "$dir"
 }

@@ -1,15 +1,3 @@
-static _Thread_local char create_error[512];
-
-const char *gemma_error(const gemma *g) { return g ? g->error : create_error; }
-
-__attribute__((format(printf, 2, 3))) static int fail(gemma *g, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(g->error, sizeof g->error, format, arguments);
-  va_end(arguments);
-  return -1;
-}
-
 /* Memory that reads as zeros and takes none until it is written to. */
 static void *reserve(size_t bytes) {
   void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -81,16 +69,6 @@ void gemma_reset(gemma *g) {
   g->logits = NULL;
 }
 
-static int check_ids(gemma *g, const int32_t *ids, size_t count) {
-  if (count == 0) return fail(g, "no tokens are given; feed at least one");
-  for (size_t i = 0; i < count; i++)
-    if (ids[i] < 0 || ids[i] >= VOCAB)
-      return fail(g, "token id %d is outside the vocabulary of %d", (int)ids[i], VOCAB);
-  if (count > (size_t)(g->capacity - g->P))
-    return fail(g, "%zu more tokens after %ld do not fit into a capacity of %ld", count, g->P, g->capacity);
-  return 0;
-}
-
 /* Feeds T tokens at once; the last R of them are scored. */
 static void run(gemma *g, const int32_t *ids, long T, long R) {
   memcpy(g->tokens, ids, (size_t)T * sizeof *ids);
@@ -120,16 +98,4 @@ int gemma_score(gemma *g, const int32_t *ids, size_t count, float *out) {
 }
 
 const float *gemma_logits(const gemma *g) { return g->logits; }
-void gemma_seed(gemma *g, uint32_t seed) { g->random = seed; }
-int gemma_vocab(void) { return VOCAB; }
-int gemma_context(void) { return CONTEXT; }
-int gemma_fed(const gemma *g) { return (int)g->P; }
-int gemma_capacity(const gemma *g) { return (int)g->capacity; }
-double gemma_bytes_per_token(void) { return BYTES_PER_TOKEN; }
 const char *gemma_instruction_set(void) { return INSTRUCTION_SET; }
-#ifdef GEMMA_TRACE
-void gemma_trace(gemma *g, gemma_see *see, void *user) {
-  g->see = see;
-  g->user = user;
-}
-#endif

@@ -1,15 +1,3 @@
-static thread_local char create_error[512];
-
-const char *gemma_error(const gemma *g) { return g ? g->error : create_error; }
-
-__attribute__((format(printf, 2, 3))) static int fail(gemma *g, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(g->error, sizeof g->error, format, arguments);
-  va_end(arguments);
-  return -1;
-}
-
 /* What CUDA says of the calls since the last time, in words. */
 static int check(gemma *g, cudaError_t status) {
   if (g->status == cudaSuccess) g->status = status;
@@ -179,17 +167,6 @@ void gemma_reset(gemma *g) {
   g->have_pick = 0;
 }
 
-static int check_ids(gemma *g, const int32_t *ids, size_t count) {
-  if (g->status != cudaSuccess) return check(g, g->status);
-  if (count == 0) return fail(g, "no tokens are given; feed at least one");
-  for (size_t i = 0; i < count; i++)
-    if (ids[i] < 0 || ids[i] >= VOCAB)
-      return fail(g, "token id %d is outside the vocabulary of %d", (int)ids[i], VOCAB);
-  if (count > (size_t)(g->capacity - g->fed))
-    return fail(g, "%zu more tokens after %ld do not fit into a capacity of %ld", count, g->fed, g->capacity);
-  return 0;
-}
-
 /* Tells the device how many tokens went before, which comes next, and what the draw starts from. */
 static int set_chooser(gemma *g, int32_t id, uint32_t random) {
   if (finish(g)) return -1;
@@ -237,7 +214,7 @@ static int run_decode(gemma *g, int32_t id) {
 }
 
 int gemma_prefill(gemma *g, const int32_t *ids, size_t count) {
-  if (check_ids(g, ids, count)) return -1;
+  if (check(g, cudaSuccess) || check_ids(g, ids, count)) return -1;
   if (count == 1) return run_decode(g, ids[0]);
   for (size_t at = 0; at < count; at += CHUNK)
     if (run_prefill(g, ids + at, count - at < CHUNK ? (long)(count - at) : CHUNK)) return -1;
@@ -260,7 +237,7 @@ const float *gemma_logits(const gemma *given) {
 }
 
 int gemma_score(gemma *g, const int32_t *ids, size_t count, float *out) {
-  if (check_ids(g, ids, count)) return -1;
+  if (check(g, cudaSuccess) || check_ids(g, ids, count)) return -1;
   for (size_t i = 0; i < count; i++) {
     const float *scores = gemma_decode(g, ids[i]) ? NULL : gemma_logits(g);
     if (!scores) return -1;
@@ -288,16 +265,4 @@ int32_t gemma_sample(gemma *g, gemma_sampling how) {
   return *g->picked;
 }
 
-void gemma_seed(gemma *g, uint32_t seed) { g->random = seed; }
-int gemma_vocab(void) { return VOCAB; }
-int gemma_context(void) { return CONTEXT; }
-int gemma_fed(const gemma *g) { return (int)g->fed; }
-int gemma_capacity(const gemma *g) { return (int)g->capacity; }
-double gemma_bytes_per_token(void) { return BYTES_PER_TOKEN; }
 const char *gemma_device(const gemma *g) { return g->device; }
-#ifdef GEMMA_TRACE
-void gemma_trace(gemma *g, gemma_see *see, void *user) {
-  g->see = see;
-  g->user = user;
-}
-#endif
