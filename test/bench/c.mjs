@@ -77,17 +77,18 @@ const { measure } = bandwidth(cache, Number(threads));
 const rates = [];
 const rounds = new Map(programs.map((p) => [p.name, []]));
 for (let n = 0; n < Number(options.rounds); n++) {
-  rates.push(await measure());
   console.error(`round ${n + 1}, load ${loadavg()[0].toFixed(1)}`);
-  for (const p of [...programs.slice(n % programs.length), ...programs.slice(0, n % programs.length)])
+  for (const p of [...programs.slice(n % programs.length), ...programs.slice(0, n % programs.length)]) {
+    rates.push(await measure());
     rounds.get(p.name).push(await p.round());
+  }
 }
 for (const p of programs) p.child?.disconnect();
 
 const median = (xs) => xs.toSorted((a, b) => a - b)[xs.length >> 1];
 const peak = Math.max(...rates);
-console.log(`${cpus()[0].model.trim()}, ${threads} threads; node-llama-cpp ${llama.version ?? "none"}; ${rates.length} rounds`);
-console.log(`read bandwidth ${(peak / 1e9).toFixed(1)} GB/s (by round ${rates.map((r) => (r / 1e9).toFixed(1)).join(" ")})`);
+console.log(`${cpus()[0].model.trim()}, ${threads} threads; node-llama-cpp ${llama.version ?? "none"}; ${options.rounds} rounds`);
+console.log(`read bandwidth ${(peak / 1e9).toFixed(1)} GB/s (each time ${rates.map((r) => (r / 1e9).toFixed(1)).join(" ")})`);
 console.log("Best tokens/s; in brackets × llama.cpp at the same bits, best over best and median of ratios within rounds");
 const rows = [["model", "MB/token", "share of bandwidth", "decode", "prefill 128", "prefill 512"]];
 for (const p of programs) {

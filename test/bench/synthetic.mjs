@@ -1,4 +1,4 @@
-// A full-size random Gemma 1 checkpoint, for measuring: bf16, N(0, 0.02²), one shard a model up to 5 GB.
+// A full-size random Gemma 1 checkpoint, for measuring: bf16, N(0, 0.02²), one file a model.
 import { createWriteStream } from "node:fs";
 import { mkdir, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -6,6 +6,7 @@ import { once } from "node:events";
 
 const shapes = {
   "gemma-2b": { width: 2048, hidden: 16384, layers: 18, heads: 8, kvHeads: 1 },
+  "gemma-7b": { width: 3072, hidden: 24576, layers: 28, heads: 16, kvHeads: 16 },
   "gemma-2b-4layer": { width: 2048, hidden: 16384, layers: 4, heads: 8, kvHeads: 1 },
 };
 const [vocab, headDim] = [256_000, 256];

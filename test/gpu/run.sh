@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU and CUDA: builds CUDA artifacts by their own Makefiles, runs their self-tests, the goldens
-# and compute-sanitizer, tunes, measures, and prints one table. Weights of the sizes of Gemma 2B are random ones, made here.
+# and compute-sanitizer, tunes, measures, and prints one table. Weights of the sizes of Gemma 2B and 7B
+# are random ones, made here (22 GB of disk, and 20 GB of artifacts).
 # Usage: test/gpu/run.sh [CHECKPOINT:QUANT …]   (QUANT is bf16, int8 or int4)
 # Without a GPU, to try these very steps on the processor:
 #   PATH="$PWD/test/gpu/processor:$PATH" test/gpu/run.sh examples/gemma-kjv-2m:int8
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-bandwidth=${GPU_BANDWIDTH:-3.0e12} # bytes a second that shares are told of
+bandwidth=${GPU_BANDWIDTH:-3.0e12} # bytes a second that decoding's share is told of
+flops=${GPU_FLOPS:-989e12}         # dense bf16 operations a second that prefill's share is told of
 nvcc=${NVCC:-nvcc}
 out=${OUT:-out/gpu}
 
@@ -21,6 +23,19 @@ npm run --silent build
 mkdir -p "$out"
 rows=()
 failed=0
+
+# Whatever happens, what is known by then is told.
+table() {
+  local status=$?
+  echo
+  echo "$(date +%F), $gpu, $("$nvcc" --version | sed -nE 's/^.*release ([0-9.]+).*/nvcc \1/p')"
+  echo
+  echo "| what | result | said |"
+  echo "| --- | --- | --- |"
+  for row in "${rows[@]}"; do echo "| $row |"; done
+  [ "$status" -eq 0 ] || echo "stopped before the end, with $status"
+}
+trap table EXIT
 
 # artifact NAME CHECKPOINT QUANT: compiles and builds, and says where.
 artifact() {
@@ -64,27 +79,33 @@ check "goldens of every model" env GEMMAC_CUDA_GOLDENS=all npx vitest run test/g
 
 models=("$@")
 if [ ${#models[@]} -eq 0 ]; then
-  node -e 'import("./test/bench/synthetic.mjs").then((m) => m.synthetic(process.argv[1], "gemma-2b"))' "$out"
-  models=("$out/gemma-2b:bf16" "$out/gemma-2b:int8" "$out/gemma-2b:int4")
+  for size in gemma-2b gemma-7b; do
+    node -e 'import("./test/bench/synthetic.mjs").then((m) => m.synthetic(process.argv[1], process.argv[2]))' "$out" "$size"
+  done
+  models=("$out/gemma-2b:bf16" "$out/gemma-2b:int8" "$out/gemma-2b:int4" "$out/gemma-7b:int8")
 fi
 for model in "${models[@]}"; do
   checkpoint=${model%:*} quant=${model##*:}
   name="$(basename "$checkpoint") $quant"
   dir=$(artifact "${name// /-}" "$checkpoint" "$quant")
   check "self-test, $name" "$dir/gemma" --selftest
-  "$dir/gemma" --tune >&2
-  said=$("$dir/gemma" --bench)
+  check "tuning, $name" "$dir/gemma" --tune
+  cat "$out/check.log" >&2
+  if ! said=$("$dir/gemma" --bench); then
+    failed=1
+    rows+=("bench, $name | FAILED |")
+    continue
+  fi
   echo "$said" >&2
   rate=$(sed -nE 's/^decode after [0-9]+: ([0-9.]+) tokens.*/\1/p' <<< "$said")
+  prefill=$(sed -nE 's/^prefill [0-9]+: ([0-9.]+) tokens.*/\1/p' <<< "$said")
   bytes=$(sed -nE 's/^#define BYTES_PER_TOKEN ([0-9.]+)$/\1/p' "$dir/gemma.cu")
-  share=$(awk -v r="$rate" -v b="$bytes" -v w="$bandwidth" 'BEGIN { printf "%.0f %%", 100 * r * b / w }')
-  rows+=("$name | $(sed -n 2p <<< "$said"), decode $rate tokens/s | $share of $bandwidth bytes/s")
+  # Of the layers: of many tokens only the last is scored.
+  work=$(node -p 'const c = JSON.parse(require("fs").readFileSync(process.argv[1]));
+    2 * c.num_hidden_layers * c.hidden_size * (2 * c.head_dim * (c.num_attention_heads + c.num_key_value_heads) + 3 * c.intermediate_size)' \
+    "$checkpoint/config.json")
+  share() { awk -v a="$1" -v b="$2" -v of="$3" 'BEGIN { printf "%.0f %%", 100 * a * b / of }'; }
+  rows+=("decode, $name | $rate tokens/s | $(share "$rate" "$bytes" "$bandwidth") of $bandwidth bytes/s")
+  rows+=("prefill, $name | $prefill tokens/s | $(share "$prefill" "$work" "$flops") of $flops operations/s")
 done
-
-echo
-echo "$(date +%F), $gpu, $("$nvcc" --version | sed -nE 's/^.*release ([0-9.]+).*/nvcc \1/p')"
-echo
-echo "| what | result | said |"
-echo "| --- | --- | --- |"
-for row in "${rows[@]}"; do echo "| $row |"; done
 exit "$failed"
