@@ -6,5 +6,8 @@ export default defineConfig({
     env: { GEMMAC_CFLAGS: "-O1" },
     include: ["test/**/*.test.ts"],
     testTimeout: 60_000,
+    hookTimeout: 60_000,
+    // By itself vitest leaves one core idle: of two, that is half.
+    maxWorkers: "100%",
   },
 });
