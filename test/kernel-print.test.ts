@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { f32, kernel, u32 } from "../backends/kernel/lang/index.ts";
-import { gemv } from "../backends/kernel/library/gemv.ts";
+import { gemv } from "../backends/kernel/library/products/gemv.ts";
 import { c, cuda, wgsl } from "../backends/kernel/print/index.ts";
 
 const golden = (name: string) => join(import.meta.dirname, "golden/kernels", name);

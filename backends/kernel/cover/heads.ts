@@ -1,7 +1,7 @@
 import type { Dim } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import { attention, concat, reshape, rms_norm, rope, transpose, update } from "../../../ir/ops/index.ts";
-import { gemv, rowsOfGroup } from "../library/gemv.ts";
+import { gemv, rowsOfGroup } from "../library/products/gemv.ts";
 import { type HeadsShape, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
 import { asIs, type Input, inputs, plainVector, Shared } from "./input.ts";
 import { alike, cutFor, manyTokens, type Product, packed, productOfWeights, rowsOf } from "./product.ts";

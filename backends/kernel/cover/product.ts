@@ -15,10 +15,10 @@ import {
   softcap,
 } from "../../../ir/ops/index.ts";
 import { type Format, isStored } from "../library/format.ts";
-import { type GemmShape, gemm, tileOf } from "../library/gemm.ts";
-import { gemmTensor, tensorReads, tensorTile } from "../library/gemm-tensor.ts";
-import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/gemv.ts";
 import type { Activation } from "../library/math.ts";
+import { type GemmShape, gemm, tileOf } from "../library/products/gemm.ts";
+import { gemmTensor, tensorReads, tensorTile } from "../library/products/gemm-tensor.ts";
+import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/products/gemv.ts";
 import type { Device, PackedWeight, WeightChunk } from "../plan/types.ts";
 import { type Input, inputs, Shared } from "./input.ts";
 import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";

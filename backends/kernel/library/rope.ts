@@ -11,9 +11,9 @@ import {
   type Writable,
 } from "../lang/index.ts";
 import { type Format, formatName, Matrix, numberName } from "./format.ts";
-import { type Cut, lanesFor, products } from "./gemv.ts";
 import { frequencies, turn } from "./math.ts";
 import { type InputNorm, inputNormDoc, inputNormName, inputVector } from "./norm.ts";
+import { type Cut, lanesFor, products } from "./products/gemv.ts";
 
 /** Where the step's whole numbers lie: element indices of the step state. */
 export interface StepPlaces {

@@ -11,10 +11,10 @@ import {
   unpack,
   type Var,
   type Writable,
-} from "../lang/index.ts";
-import { bits, type Format, Matrix } from "./format.ts";
+} from "../../lang/index.ts";
+import { bits, type Format, Matrix } from "../format.ts";
+import { activations, softcap } from "../math.ts";
 import { type GemmShape, gemmName } from "./gemm.ts";
-import { activations, softcap } from "./math.ts";
 
 /** Rows of the matrix, tokens, and columns that a group holds at a time. */
 export const tensorTile = { rows: 128, tokens: 64, columns: 64 } as const;

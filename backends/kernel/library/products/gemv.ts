@@ -1,7 +1,15 @@
-import { type Expr, type Kernel, type KernelBuilder, kernel, literal, range, select } from "../lang/index.ts";
-import { type Format, formatName, Matrix, numberName } from "./format.ts";
-import { type Activation, activations, softcap } from "./math.ts";
-import { type InputNorm, type InputVector, inputNormDoc, inputNormName, inputVector } from "./norm.ts";
+import {
+  type Expr,
+  type Kernel,
+  type KernelBuilder,
+  kernel,
+  literal,
+  range,
+  select,
+} from "../../lang/index.ts";
+import { type Format, formatName, Matrix, numberName } from "../format.ts";
+import { type Activation, activations, softcap } from "../math.ts";
+import { type InputNorm, type InputVector, inputNormDoc, inputNormName, inputVector } from "../norm.ts";
 
 /** How the work of a product is laid over threads. */
 export interface Cut {

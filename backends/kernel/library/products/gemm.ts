@@ -1,7 +1,7 @@
-import { type Expr, type Kernel, kernel, literal, range, select } from "../lang/index.ts";
-import { type Format, formatName, Matrix } from "./format.ts";
+import { type Expr, type Kernel, kernel, literal, range, select } from "../../lang/index.ts";
+import { type Format, formatName, Matrix } from "../format.ts";
+import { activations, softcap } from "../math.ts";
 import { type Cut, type Epilogue, epilogueName } from "./gemv.ts";
-import { activations, softcap } from "./math.ts";
 
 export interface GemmShape {
   /** Columns of the result: half of the matrix's rows where it is gated. */
