@@ -2,12 +2,13 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Emitted, legalize } from "../backends/backend.ts";
 import { kernelPasses, plan } from "../backends/kernel/index.ts";
 import { defaultLimits, wgsl } from "../backends/wgsl/index.ts";
-import { deviceOf } from "../backends/wgsl/limits.ts";
+import { deviceOf, holdTo, needsOf, parseLimits } from "../backends/wgsl/limits.ts";
 import type { Program } from "../backends/wgsl/runtime/program.ts";
+import { UserError } from "../ir/error.ts";
 import { runPasses } from "../passes/pipeline.ts";
 import { aboutOf } from "../src/artifact/about.ts";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
@@ -75,3 +76,38 @@ test.each(["gemma-2b", "gemma-2-2b", "gemma-3-1b"] as const)(
       expect(decode.dispatches.filter((d) => d.layer === layer).length).toBeLessThanOrEqual(7);
   },
 );
+
+describe("limits", () => {
+  const refused = (text: string) => {
+    try {
+      parseLimits(text);
+    } catch (e) {
+      if (e instanceof UserError) return `${e.message}; ${e.next}`;
+    }
+    return "nothing was refused";
+  };
+  test("are known, and numbers that a device may give", () => {
+    expect(
+      parseLimits("maxBufferSize=4294967296, maxStorageBufferBindingSize=4294967292").maxBufferSize,
+    ).toBe(2 ** 32);
+    expect(parseLimits("default")).toEqual(defaultLimits);
+    expect(refused("maxbuffersize=4294967296")).toMatch(/is no limit .* choose from maxBufferSize,/);
+    expect(refused("maxBufferSize=4e9")).toMatch(/no number .* from 268435456 to 1099511627776/);
+    expect(refused("maxBufferSize=1")).toMatch(/less than every device gives/);
+    expect(refused("maxBufferSize=99999999999999999999")).toMatch(/more than any device gives/);
+    expect(refused("maxStorageBufferBindingSize=4294967296")).toMatch(/more than any .* to 4294967292/);
+  });
+
+  test("a cache beyond them is refused, with what would do", () => {
+    const { graph } = runPasses(gemma(preset("gemma-3-1b")), kernelPasses({ capacity: 200_000 }));
+    const made = plan(graph, { device: deviceOf(defaultLimits), tokens: 128 });
+    const hold = (limits: string) => () => {
+      const own = parseLimits(limits);
+      holdTo(own, needsOf(made, made.kernels, []), made, 200_000);
+    };
+    expect(hold("default")).toThrow(
+      /\.key of 200000 tokens takes 204800000 bytes, and max.*Size is 134217728/,
+    );
+    expect(hold("maxStorageBufferBindingSize=204800000")).not.toThrow();
+  });
+});

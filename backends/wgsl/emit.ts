@@ -4,12 +4,13 @@ import type { About, EmitRequest, Emitted, EmittedFile, ModelFacts } from "../ba
 import { writeFileHashed } from "../files.ts";
 import { type Plan, plan } from "../kernel/index.ts";
 import { factOf, printKernels, type TextFile } from "./kernels.ts";
-import { deviceOf, type Limits, needsOf } from "./limits.ts";
+import { deviceOf, holdTo, type Limits, needsOf } from "./limits.ts";
 import { declarationText, type ModuleFacts, moduleText } from "./package/module.ts";
 import { packageText } from "./package/npm.ts";
 import { pageText } from "./package/page.ts";
 import { programOf } from "./program.ts";
 import type { ChunkFile, Program } from "./runtime/program.ts";
+import { samplerFor } from "./sampler.ts";
 import { cutIntoChunks, weightBuffers, writeWeights } from "./weights.ts";
 
 /** What the runtime runs, and the same with every named activation kept, for comparing with the original. */
@@ -33,8 +34,11 @@ export function layOut(graph: Graph, about: About, limits: Limits): Layout {
   const { facts } = about;
   const lean = planOf(graph, facts, limits, []);
   const watched = watchedPlan(graph, facts, limits);
-  const { files, kernels } = printKernels(lean);
+  const sampler = samplerFor(lean, deviceOf(limits), limits.maxComputeInvocationsPerWorkgroup);
+  const { files, kernels } = printKernels(lean, sampler);
+  const launched = [...lean.kernels, ...(sampler?.launches ?? []).map((l) => l.kernel)];
   const shaders = files.map((f) => f.text);
+  holdTo(limits, needsOf(lean, launched, shaders), lean, facts.context);
   const texts = (chunks: readonly ChunkFile[]): TextFile[] => {
     const program = (path: string, p: Plan): TextFile => {
       const content: Program = {
@@ -42,10 +46,10 @@ export function layOut(graph: Graph, about: About, limits: Limits): Layout {
         name: about.name,
         facts,
         text: about.text,
-        limits: needsOf(p, shaders),
+        limits: needsOf(p, launched, shaders),
         chunks,
         ring: shortestRing(graph),
-        ...programOf(p, lean.kernels),
+        ...programOf(p, launched, sampler),
         kernels,
       };
       return { path, text: `${JSON.stringify(content)}\n` };

@@ -4,6 +4,7 @@ import type { Memory } from "../kernel/lang/index.ts";
 import { knownAnswer } from "./check/answers.ts";
 import { smallUniforms } from "./program.ts";
 import type { FileFact, KernelFile } from "./runtime/program.ts";
+import type { Sampler } from "./sampler.ts";
 
 /** A small file of the artifact. */
 export interface TextFile {
@@ -18,15 +19,16 @@ export const factOf = ({ path, text }: TextFile): FileFact => ({
   sha256: createHash("sha256").update(text).digest("hex"),
 });
 
-/** Each kernel of the plan as a file of its own, and those that combine what all threads have with subgroups twice. */
-export function printKernels(plan: Plan): { files: TextFile[]; kernels: KernelFile[] } {
+/** Each kernel of the plan, and those that draw tokens, as a file of its own, and those that combine what all threads have with subgroups twice. */
+export function printKernels(plan: Plan, sampler?: Sampler): { files: TextFile[]; kernels: KernelFile[] } {
   const files: TextFile[] = [];
   const reads = readOnly(plan);
   const variant = (path: string, text: string, features: readonly string[]) => {
     files.push({ path, text });
     return { ...factOf({ path, text }), features };
   };
-  const kernels = plan.kernels.map((k): KernelFile => {
+  const all = [...plan.kernels, ...(sampler?.launches ?? []).map((l) => l.kernel)];
+  const kernels = all.map((k): KernelFile => {
     const odd = k.uniforms.find((u) => u.type !== "u32");
     if (odd) throw new Error(`${k.name}: the uniform ${odd.name} is no whole number`);
     const print = (subgroups: boolean) =>
@@ -45,7 +47,7 @@ export function printKernels(plan: Plan): { files: TextFile[]; kernels: KernelFi
         variant(`kernels/${k.name}.wgsl`, plain, []),
       ],
       uniformBytes: Math.ceil(k.uniforms.length / 4) * 16,
-      check: knownAnswer(k, smallUniforms(plan, k)),
+      check: knownAnswer(k, smallUniforms(plan, k), sampler?.fills),
     };
   });
   return { files, kernels };

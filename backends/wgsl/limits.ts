@@ -1,38 +1,71 @@
 import { size } from "../../ir/dim.ts";
 import { UserError } from "../../ir/error.ts";
-import type { Device, Plan } from "../kernel/index.ts";
+import type { Device, Kernel, Plan } from "../kernel/index.ts";
 
-/** What WebGPU promises on every device, as far as it matters here. */
-const promised = {
-  maxBufferSize: 256 * 2 ** 20,
-  maxStorageBufferBindingSize: 128 * 2 ** 20,
-  maxStorageBuffersPerShaderStage: 8,
-  maxComputeWorkgroupStorageSize: 16384,
-  maxComputeInvocationsPerWorkgroup: 256,
-  maxComputeWorkgroupsPerDimension: 65535,
+/** What WebGPU promises on every device, as far as it matters here, and what none is known to go beyond. */
+const known = {
+  maxBufferSize: { least: 256 * 2 ** 20, most: 2 ** 40 },
+  // WGSL counts the bytes of a binding in 32 bits.
+  maxStorageBufferBindingSize: { least: 128 * 2 ** 20, most: 2 ** 32 - 4 },
+  maxStorageBuffersPerShaderStage: { least: 8, most: 64 },
+  maxComputeWorkgroupStorageSize: { least: 16384, most: 2 ** 18 },
+  maxComputeInvocationsPerWorkgroup: { least: 256, most: 1024 },
+  maxComputeWorkgroupsPerDimension: { least: 65535, most: 2 ** 31 - 1 },
 } as const;
-export type Limits = { readonly [K in keyof typeof promised]: number };
+type LimitName = keyof typeof known;
+export type Limits = { readonly [K in LimitName]: number };
+const isLimit = (name: string): name is LimitName => Object.hasOwn(known, name);
+
+export const defaultLimits = Object.fromEntries(
+  Object.entries(known).map(([name, { least }]) => [name, least]),
+) as Limits;
 
 /**
  * Reads limits such as `maxStorageBufferBindingSize=2147483644,maxBufferSize=4294967296`; what is left out is what
- * WebGPU promises everywhere. Throws UserError for a limit that is not known, or is below what is promised.
+ * WebGPU promises everywhere. Throws UserError for a limit that is not known, and for a number that no device gives.
  */
 export function parseLimits(text: string): Limits {
-  const out: Record<string, number> = { ...promised };
-  const known = Object.keys(promised).join(", ");
+  const out: { [K in LimitName]: number } = { ...defaultLimits };
   for (const part of text.split(",").filter((p) => p.trim() !== "" && p.trim() !== "default")) {
-    const [name = "", value = ""] = part.split("=").map((s) => s.trim());
-    const least = out[name];
-    if (!Object.hasOwn(promised, name) || least === undefined)
-      throw new UserError("usage", `${name} is no limit that a program depends on`, `choose from ${known}`);
-    if (!/^\d+$/.test(value) || Number(value) < least)
-      throw new UserError("usage", `${part} is less than every device gives`, `give ${least} or more`);
+    const [name = "", value = "", ...more] = part.split("=").map((s) => s.trim());
+    if (!isLimit(name))
+      throw new UserError(
+        "usage",
+        `${name} is no limit that a program depends on`,
+        `choose from ${Object.keys(known).join(", ")}`,
+      );
+    const { least, most } = known[name];
+    const range = `give a whole number from ${least} to ${most}; a browser shows its own in (await navigator.gpu.requestAdapter()).limits`;
+    if (!/^\d+$/.test(value) || more.length > 0)
+      throw new UserError("usage", `--limits ${part.trim()}: that is no number of bytes or things`, range);
+    if (Number(value) < least)
+      throw new UserError("usage", `--limits ${part.trim()} is less than every device gives`, range);
+    if (Number(value) > most)
+      throw new UserError("usage", `--limits ${part.trim()} is more than any device gives`, range);
     out[name] = Number(value);
   }
-  return out as Limits;
+  return out;
 }
 
-export const defaultLimits: Limits = promised;
+/**
+ * Throws UserError where `plan`, which needs `needs` of a device, goes beyond the limits that it was made for. Weights
+ * are cut so that they fit; caches are not. `slots` is how many tokens the longest holds.
+ */
+export function holdTo(limits: Limits, needs: Limits, plan: Plan, slots: number): void {
+  for (const name of Object.keys(known) as LimitName[]) {
+    const [need, given] = [needs[name], limits[name]];
+    if (need <= given) continue;
+    const cache = plan.states.find((s) => s.kind === "cache" && s.bytes > given);
+    const fits = cache && Math.floor((given / cache.bytes) * slots);
+    throw new UserError(
+      "usage",
+      cache
+        ? `${cache.name} of ${slots} tokens takes ${cache.bytes} bytes, and ${name} is ${given}`
+        : `the model needs ${name} = ${need}, and ${given} is counted on`,
+      `count on devices that give more, with --limits ${name}=${need}${fits ? `, or keep at most ${fits} tokens, with --capacity ${fits}` : ""}`,
+    );
+  }
+}
 
 /** How kernels are cut for devices with these limits. */
 export const deviceOf = (limits: Limits): Device => ({
@@ -47,8 +80,8 @@ export const deviceOf = (limits: Limits): Device => ({
   lastArriver: false,
 });
 
-/** What a plan and its kernels' texts need of a device. */
-export function needsOf(plan: Plan, texts: readonly string[]): Limits {
+/** What a plan, its kernels and their texts need of a device. */
+export function needsOf(plan: Plan, kernels: readonly Kernel[], texts: readonly string[]): Limits {
   const most = (numbers: readonly number[]) => Math.max(1, ...numbers);
   const phases = [plan.decode, plan.prefill];
   const dispatches = phases.flatMap((p) => p.dispatches);
@@ -59,9 +92,9 @@ export function needsOf(plan: Plan, texts: readonly string[]): Limits {
       ...plan.weights.flatMap((w) => w.chunks.map((c) => c.bytes)),
     ]),
     maxStorageBufferBindingSize: most(dispatches.flatMap((d) => d.bindings.map((b) => b.bytes))),
-    maxStorageBuffersPerShaderStage: most(plan.kernels.map((k) => k.buffers.length)),
+    maxStorageBuffersPerShaderStage: most(kernels.map((k) => k.buffers.length)),
     maxComputeWorkgroupStorageSize: most(texts.map(sharedBytes)),
-    maxComputeInvocationsPerWorkgroup: most(plan.kernels.map((k) => k.threads)),
+    maxComputeInvocationsPerWorkgroup: most(kernels.map((k) => k.threads)),
     maxComputeWorkgroupsPerDimension: most(
       phases.flatMap((p) =>
         p.dispatches.flatMap((d) =>

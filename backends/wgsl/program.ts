@@ -1,17 +1,22 @@
 import { type Dim, size } from "../../ir/dim.ts";
 import { dtypes } from "../../ir/type.ts";
 import type { Binding, Dispatch, Kernel, Phase, Plan, Result } from "../kernel/index.ts";
+import { mostDrawn } from "../kernel/library/sample.ts";
 import type * as out from "./runtime/program.ts";
+import type { Sampler } from "./sampler.ts";
 import { weightBuffers } from "./weights.ts";
 
 /** The parts of a program that its plan decides. */
 export type Planned = Pick<
   out.Program,
-  "weights" | "states" | "inputs" | "arenaBytes" | "prefill" | "decode"
+  "weights" | "states" | "inputs" | "arenaBytes" | "prefill" | "decode" | "sampling"
 >;
 
-/** A plan as data. `all` are the kernels that the artifact holds, which may come from another plan of the same graph. */
-export function programOf(plan: Plan, all: readonly Kernel[]): Planned {
+/**
+ * A plan as data. `all` are the kernels that the artifact holds, which may come from another plan of the same graph,
+ * with those that draw tokens.
+ */
+export function programOf(plan: Plan, all: readonly Kernel[], sampler: Sampler | undefined): Planned {
   const kernels = new Map(all.map((k, i) => [k.name, i]));
   const states = new Map(plan.states.map((s, i) => [s, i]));
   const firstBuffer = new Map<unknown, number>();
@@ -46,9 +51,34 @@ export function programOf(plan: Plan, all: readonly Kernel[]): Planned {
     outputs: results(p.outputs),
     kept: results(p.kept),
   });
+  const own = plan.states.map(({ name, kind, bytes }) => ({ name, kind, bytes }));
+  const extra = Object.entries(sampler?.states ?? {});
+  const place = (name: string) => own.length + extra.findIndex(([n]) => n === name);
+  const draws = (p: Phase): out.Dispatch[] =>
+    (sampler?.launches ?? []).map(({ kernel, groups }) => ({
+      kernel: indexIn(kernels, kernel.name),
+      bindings: kernel.buffers.map(({ name }): out.Binding => {
+        const state = sampler?.states[name];
+        if (state !== undefined) return ["state", place(name), 0, state];
+        return binding((p.outputs.logits as Result).binding);
+      }),
+      uniforms: [],
+      grid: [[groups, 1]],
+      origin: "sample",
+    }));
   return {
     weights: weightBuffers(plan.weights),
-    states: plan.states.map(({ name, kind, bytes }) => ({ name, kind, bytes })),
+    states: [...own, ...extra.map(([name, bytes]) => ({ name, kind: "sampling", bytes }))],
+    sampling: sampler
+      ? {
+          most: mostDrawn,
+          count: place("count"),
+          chances: place("chances"),
+          token: place("token"),
+          prefill: draws(plan.prefill),
+          decode: draws(plan.decode),
+        }
+      : null,
     inputs: plan.inputs.map(({ name, at, length }) => ({ name, at, length })),
     arenaBytes: plan.arenaBytes,
     prefill: phase(plan.prefill),

@@ -34,6 +34,7 @@ interface Keys {
   readonly slots: number | Value;
   readonly fresh: boolean;
   readonly positions: AttentionShape["positions"];
+  readonly uniforms: Readonly<Record<string, number>>;
 }
 
 function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): Match | undefined {
@@ -60,7 +61,6 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
     slots: known ?? "uniform",
     fresh: keys.fresh,
     positions: keys.positions,
-    queryPositions,
     rows,
     splits,
     joined: splits > 1 && device.lastArriver,
@@ -74,7 +74,7 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
       const kernel = attentionKernel(shape, device);
       const bind: Record<string, Bound> = { q: value(q), step: { kind: "step" }, ...keys.bind };
       const slots = typeof keys.slots === "number" ? keys.slots : keys.slots.type.at(2);
-      const uniforms = { tokens, slots };
+      const uniforms = { tokens, slots, positions_at: queryPositions, ...keys.uniforms };
       const tiles = { of: times(tokens, shared), per: rows };
       const grid = [tiles, { of: G, per: 1 }, { of: splits, per: 1 }] as const;
       if (splits === 1) return [{ kernel, bind: { ...bind, y: value(v) }, uniforms, grid }];
@@ -110,7 +110,8 @@ function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scen
       bind: { key: value(k), value: value(v) },
       slots: S,
       fresh: false,
-      positions: { kind: "slot" },
+      positions: "slot",
+      uniforms: {},
     };
   const ring = keys.past && values.past && keys.start && keys.start === values.start ? keys : undefined;
   const slots = ring?.past && iota({ shape: [1, ring.slots], dtype: "i32" });
@@ -130,11 +131,12 @@ function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scen
       bind,
       slots: keys.slots,
       fresh: false,
-      positions: { kind: "ring", start },
+      positions: "ring",
+      uniforms: { start_at: start },
     };
   }
   const at = scene.stepAt(kpos);
-  const positions = { kind: "listed", from: at ?? 0 } as const;
+  const inList = { positions: "listed", uniforms: { list_at: at ?? 0 } } as const;
   const list: Bound = at === undefined ? value(kpos) : { kind: "step" };
   const listed = at === undefined ? [kpos] : [];
   const beside = [concat.of(k), concat.of(v)] as const;
@@ -154,8 +156,8 @@ function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scen
       fresh_value: value(b.b),
       slot_positions: list,
     };
-    return { needs: [a.a, b.a, a.b, b.b, ...listed], bind, slots: keys.slots, fresh: true, positions };
+    return { needs: [a.a, b.a, a.b, b.b, ...listed], bind, slots: keys.slots, fresh: true, ...inList };
   }
   const bind = { key: value(k), value: value(v), slot_positions: list };
-  return { needs: [k, v, ...listed], bind, slots: k, fresh: false, positions };
+  return { needs: [k, v, ...listed], bind, slots: k, fresh: false, ...inList };
 }

@@ -124,8 +124,8 @@ function layer(a: Value, scene: Scene): Match | undefined {
     factor: turn.factor,
     ...(q.norm && { norm: { eps: q.norm.eps } }),
     store: keys.kind === "fresh" ? { kind: "fresh" } : { kind: keys.kind, slots: keys.slots },
-    places: { positions, start: keys.kind === "fresh" ? undefined : start },
   };
+  const places = { positions_at: positions, start_at: start ?? 0 };
   const restored = (s: Stored, h: Heads, x: Value): Value => {
     const fresh = h.rebuild(h.product.over(x));
     if (s.kind === "fresh" || !s.past || !s.start) return fresh;
@@ -150,7 +150,8 @@ function layer(a: Value, scene: Scene): Match | undefined {
   const ways = tokens === 1 ? inputs(x, pieces.length, scene) : [asIs(x)];
   for (const input of ways) {
     const launch = tokens === 1 && oneLaunch(pieces, shape, input, scene);
-    if (launch) return match(input, () => [{ ...launch, bind: { ...launch.bind, ...outputs } }]);
+    if (launch)
+      return match(input, () => [{ ...launch, uniforms: places, bind: { ...launch.bind, ...outputs } }]);
   }
   for (const input of ways) {
     const { launch, projected } = projection(pieces, tokens, input, scene);
@@ -161,7 +162,7 @@ function layer(a: Value, scene: Scene): Match | undefined {
       const groups = { of: shape.heads + 2 * shape.kvHeads, per: 1 };
       const threads = Math.min(scene.device.threads, 2 ** Math.ceil(Math.log2(headDim / 2)));
       const grid = [groups, { of: tokens, per: 1 }] as const;
-      return [launch, { kernel: ropeHeads(shape, threads), bind, uniforms: { tokens }, grid }];
+      return [launch, { kernel: ropeHeads(shape, threads), bind, uniforms: { tokens, ...places }, grid }];
     });
   }
   return undefined;

@@ -103,9 +103,9 @@ function launches(v: Value, rows: Lookup, ids: number, scale: number, scene: Sce
   );
   return shared.map((chunks) => {
     const pieces = all.length > 1 ? chunks.length : 0;
-    const spec = { columns: rows.columns, format: rows.format, scale, ids, pieces };
+    const spec = { columns: rows.columns, format: rows.format, scale, pieces };
     const bind: Record<string, Bound> = { step: { kind: "step" }, y: value(v) };
-    const uniforms: Record<string, number> = {};
+    const uniforms: Record<string, number> = { ids_at: ids };
     // Later pieces have their number behind the name.
     for (const [i, chunk] of chunks.entries()) {
       const nth = i === 0 ? "" : i + 1;

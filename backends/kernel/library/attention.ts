@@ -17,11 +17,11 @@ import { softcap as capped } from "./math.ts";
 /** Which position each slot holds. */
 export type SlotPositions =
   /** Slot s holds position s. */
-  | { readonly kind: "slot" }
-  /** Slot s holds the latest position up to that of the newest token (step element `start`) that is s modulo `slots`. */
-  | { readonly kind: "ring"; readonly start: number }
-  /** A list of i32 that begins at element `from`. */
-  | { readonly kind: "listed"; readonly from: number };
+  | "slot"
+  /** Slot s holds the latest position up to that of the newest token that is s modulo `slots`. */
+  | "ring"
+  /** A list of i32. */
+  | "listed";
 
 export interface AttentionShape {
   readonly heads: number;
@@ -38,8 +38,6 @@ export interface AttentionShape {
   /** As many more keys as there are queries, in buffers of their own after the slots. */
   readonly fresh: boolean;
   readonly positions: SlotPositions;
-  /** Where the queries' positions begin in the step state. */
-  readonly queryPositions: number;
   /** Queries (tokens times heads that share a key head) that one group answers. */
   readonly rows: number;
   /** Groups that share the keys of one query; more than one leaves parts for `combine`. */
@@ -51,8 +49,7 @@ export interface AttentionShape {
 }
 
 const attentionName = (s: AttentionShape): string =>
-  `attention_${s.heads}q${s.kvHeads}kv${s.headDim}_${s.slots === "uniform" ? "n" : s.slots}${s.fresh ? "_and_fresh" : ""}_${s.positions.kind}` +
-  `${s.positions.kind === "ring" ? s.positions.start : s.positions.kind === "listed" ? s.positions.from : ""}_at${s.queryPositions}_scale${numberName(s.scale)}` +
+  `attention_${s.heads}q${s.kvHeads}kv${s.headDim}_${s.slots === "uniform" ? "n" : s.slots}${s.fresh ? "_and_fresh" : ""}_${s.positions}_scale${numberName(s.scale)}` +
   `${s.causal ? "" : "_all"}${s.window ? `_window${s.window}` : ""}${s.softcap ? `_cap${numberName(s.softcap)}` : ""}` +
   `_rows${s.rows}${s.splits > 1 ? `_split${s.splits}` : ""}${s.joined ? "_joined" : ""}${s.byToken ? "" : "_by_head"}`;
 
@@ -94,12 +91,16 @@ export function attention(
     const freshValue = s.fresh ? k.input("fresh_value", "f32x4") : undefined;
     const step = k.input("step", "i32");
     const masked = s.causal || s.window > 0;
-    const listed = masked && s.positions.kind === "listed" ? k.input("slot_positions", "i32") : undefined;
+    const listed = masked && s.positions === "listed" ? k.input("slot_positions", "i32") : undefined;
     const out = s.splits > 1 ? k.output("parts", "f32x4") : k.output("y", "f32x4");
     const stats = s.splits > 1 ? k.output("stats", "f32") : undefined;
     const counts = s.joined ? k.counter("arrivals") : undefined;
     const y = s.joined ? k.output("y", "f32x4") : undefined;
     const tokens = k.uniform("tokens");
+    // Where the step has the queries' positions, the newest token's, and what `slot_positions` begins at.
+    const positionsAt = k.uniform("positions_at");
+    const startAt = s.positions === "ring" ? k.uniform("start_at") : undefined;
+    const listAt = listed ? k.uniform("list_at") : undefined;
 
     const shared = s.heads / s.kvHeads;
     const quads = s.headDim / 4;
@@ -118,16 +119,16 @@ export function attention(
     const allRows = k.let("query_count", tokens.mul(shared));
     const tokenOf = (row: Expr<"u32">) => row.div(shared).min(tokens.sub(1));
     const headOf = (row: Expr<"u32">) => kvHead.mul(shared).add(row.mod(shared));
-    const positionOf = (row: Expr<"u32">) => step.at(tokenOf(row).add(s.queryPositions));
+    const positionOf = (row: Expr<"u32">) => step.at(tokenOf(row).add(positionsAt));
 
     const slots = typeof s.slots === "number" ? u32(s.slots) : k.uniform("slots");
     const count = k.let("slot_count", s.fresh ? slots.add(tokens) : slots);
     // Slots in order of position end with the newest query and, in a window, begin near the oldest.
     let [from, to]: [Expr<"u32">, Expr<"u32">] = [u32(0), count];
-    if (s.positions.kind === "slot" && s.causal) {
+    if (s.positions === "slot" && s.causal) {
       const inTile = Math.floor((rows - 1) / shared) + 2;
       const spans = range(Math.min(inTile, rows)).map((i) =>
-        step.at(firstRow.div(shared).add(i).min(tokens.sub(1)).add(s.queryPositions)),
+        step.at(firstRow.div(shared).add(i).min(tokens.sub(1)).add(positionsAt)),
       );
       const newest = spans.reduce((a, b) => a.max(b));
       to = k.let("slots_end", newest.add(1).max(0).to("u32").min(count));
@@ -143,8 +144,7 @@ export function attention(
         );
       }
     }
-    if (s.positions.kind === "ring")
-      to = k.let("slots_end", step.at(s.positions.start).add(1).max(0).to("u32").min(count));
+    if (startAt) to = k.let("slots_end", step.at(startAt).add(1).max(0).to("u32").min(count));
     if (s.splits > 1) {
       const share = k.let(
         "share",
@@ -221,9 +221,8 @@ export function attention(
         if (s.softcap) score = k.let("capped_score", capped(score, s.softcap));
         const slot = k.let("slot", firstSlot.add(j));
         let held: Expr<"i32"> | undefined;
-        if (listed && s.positions.kind === "listed")
-          held = listed.at(slot.min(count.sub(1)).add(s.positions.from));
-        else if (s.positions.kind === "slot") held = slot.to("i32");
+        if (listed && listAt) held = listed.at(slot.min(count.sub(1)).add(listAt));
+        else if (s.positions === "slot") held = slot.to("i32");
         if (held && masked) {
           const position = k.let("position", positionOf(firstRow.add(r)));
           const at = k.let("held", held);

@@ -6,8 +6,6 @@ export interface EmbedShape {
   readonly format: Format;
   /** Each number of a row is multiplied by it. */
   readonly scale: number;
-  /** Where the ids begin in the step state. */
-  readonly ids: number;
   /** Pieces of the table that a launch binds; 0 where it is whole. The launch says which rows each has. */
   readonly pieces: number;
 }
@@ -16,7 +14,7 @@ export interface EmbedShape {
 export function embed(s: EmbedShape, threads: number): Kernel {
   const scale = s.scale === 1 ? "" : `_times${numberName(s.scale)}`;
   const pieces = s.pieces ? `_pieces${s.pieces}` : "";
-  const name = `embed_${formatName(s.format)}_${s.columns}_at${s.ids}${scale}${pieces}`;
+  const name = `embed_${formatName(s.format)}_${s.columns}${scale}${pieces}`;
   const doc = `each token's row of ${s.columns}${s.scale === 1 ? "" : `, times ${s.scale}`}${s.pieces ? "; of the rows in these pieces of the table" : ""}`;
   return kernel(name, { doc, threads }, (k) => {
     const bound = range(s.pieces || 1).map(() => ({
@@ -26,7 +24,7 @@ export function embed(s: EmbedShape, threads: number): Kernel {
     }));
     const step = k.input("step", "i32");
     const y = k.output("y", "f32x4");
-    const token = k.let("id", step.at(k.group.x.add(s.ids)).to("u32"));
+    const token = k.let("id", step.at(k.group.x.add(k.uniform("ids_at"))).to("u32"));
     for (const { matrix, first, rows } of bound) {
       const row = first ? k.let("row", token.sub(first)) : token;
       const write = () =>

@@ -4,7 +4,6 @@ import {
   type Kernel,
   type KernelBuilder,
   kernel,
-  type Readable,
   range,
   select,
   u32,
@@ -14,13 +13,6 @@ import { type Format, formatName, Matrix, numberName } from "./format.ts";
 import { frequencies, turn } from "./math.ts";
 import { type InputNorm, inputNormDoc, inputNormName, inputVector } from "./norm.ts";
 import { type Cut, lanesFor, products } from "./products/gemv.ts";
-
-/** Where the step's whole numbers lie: element indices of the step state. */
-export interface StepPlaces {
-  readonly positions: number;
-  /** The first slot to write; undefined where there is no cache. */
-  readonly start: number | undefined;
-}
 
 /** Heads that are projected together, turned, and put where attention looks for them. */
 export interface HeadsShape {
@@ -36,13 +28,11 @@ export interface HeadsShape {
    * cache, [heads, tokens, headDim].
    */
   readonly store: { readonly kind: "slots" | "ring"; readonly slots: number } | { readonly kind: "fresh" };
-  readonly places: StepPlaces;
 }
 
 const headsName = (s: HeadsShape): string =>
   `${s.heads}q${s.kvHeads}kv${s.headDim}_theta${numberName(s.theta)}${s.factor === 1 ? "" : `_by${numberName(s.factor)}`}` +
-  `${s.norm ? `_norm${numberName(s.norm.eps)}` : ""}_${s.store.kind}${s.store.kind === "fresh" ? "" : s.store.slots}` +
-  `_at${s.places.positions}${s.places.start === undefined ? "" : `_${s.places.start}`}`;
+  `${s.norm ? `_norm${numberName(s.norm.eps)}` : ""}_${s.store.kind}${s.store.kind === "fresh" ? "" : s.store.slots}`;
 
 interface Targets {
   readonly q: Writable<"f32">;
@@ -50,20 +40,29 @@ interface Targets {
   readonly value: Writable<"f32">;
 }
 
+/** The step's whole numbers. The launch says where they lie: the first slot to write only where there is a cache. */
+interface Step {
+  position(t: Expr<"u32">): Expr<"i32">;
+  start(): Expr<"i32">;
+}
+function stepOf(k: KernelBuilder, s: HeadsShape): Step {
+  const step = k.input("step", "i32");
+  const positions = k.uniform("positions_at");
+  const start = s.store.kind === "fresh" ? positions : k.uniform("start_at");
+  return { position: (t) => step.at(t.add(positions)), start: () => step.at(start) };
+}
+
 /** The place of number 0 of a key head's row for token t. */
 function keyRow(
   s: HeadsShape,
-  step: Readable<"i32">,
+  step: Step,
   head: Expr<"u32">,
   t: Expr<"u32">,
   tokens: Expr<"u32">,
 ): Expr<"u32"> {
   if (s.store.kind === "fresh") return head.mul(tokens).add(t).mul(s.headDim);
   const { slots } = s.store;
-  const slot = step
-    .at(s.places.start ?? 0)
-    .to("u32")
-    .add(t);
+  const slot = step.start().to("u32").add(t);
   const row = s.store.kind === "ring" ? slot.mod(slots) : slot;
   return head.mul(slots).add(row).mul(s.headDim);
 }
@@ -73,7 +72,7 @@ function place(
   k: KernelBuilder,
   s: HeadsShape,
   to: Targets,
-  step: Readable<"i32">,
+  step: Step,
   at: {
     readonly head: Expr<"u32">;
     readonly t: Expr<"u32">;
@@ -94,7 +93,7 @@ function place(
   k.if(
     head.lt(s.heads + s.kvHeads),
     () => {
-      const angle = k.let("angle", step.at(t.add(s.places.positions)).to("f32").mul(frequency.at(i)));
+      const angle = k.let("angle", step.position(t).to("f32").mul(frequency.at(i)));
       const { sin, cos } = turn(angle, (name, e) => k.let(name, e));
       const [sine, cosine] = [k.let("sine", sin), k.let("cosine", cos)];
       const a = k.let("turned_low", low.mul(cosine).sub(high.mul(sine)));
@@ -118,7 +117,7 @@ export function ropeHeads(s: HeadsShape, threads: number): Kernel {
     const projected = k.input("projected", "f32");
     // Scale of the query norm, then of the key norm.
     const scales = s.norm && k.weight("head_norms", "f32");
-    const step = k.input("step", "i32");
+    const step = stepOf(k, s);
     const to = { q: k.output("q", "f32"), key: k.output("key", "f32"), value: k.output("value", "f32") };
     const tokens = k.uniform("tokens");
     const [D, half, all] = [s.headDim, s.headDim / 2, s.heads + 2 * s.kvHeads];
@@ -182,7 +181,7 @@ export function qkv(s: QkvShape, cut: Cut): Kernel {
   return kernel(name, { doc, threads: cut.threads }, (k) => {
     const x = inputVector(k, s.columns, s.inputNorm);
     const matrix = new Matrix(k, s.format, s.columns);
-    const step = k.input("step", "i32");
+    const step = stepOf(k, s);
     const to = { q: k.output("q", "f32"), key: k.output("key", "f32"), value: k.output("value", "f32") };
     const [D, half] = [s.headDim, s.headDim / 2];
     const count = (s.heads + 2 * s.kvHeads) * half;

@@ -24,7 +24,7 @@ export const drawThreads = (vocab: number): number => 2 ** Math.ceil(Math.log2(s
 export const chances = { temperature: 0, topP: 1, random: 2 } as const;
 
 /** Below any score that counts, and the id of no token. */
-const nothing = -3.4028234663852886e38;
+const nothing = -3e38;
 const nobody = 0xffffffff;
 
 interface Candidate {

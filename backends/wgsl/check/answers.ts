@@ -16,9 +16,16 @@ const compared = 48;
 /** No small case reads further than this; what does is an index that does not count, such as one below zero. */
 const mostWords = 1 << 22;
 
-/** A small case of a kernel for the runtime to try it on: one group, made-up numbers, and what must come out. */
-export function knownAnswer(k: Kernel, uniforms: Readonly<Record<string, number>>): KernelCheck {
-  const fills = fillsOf(k);
+/**
+ * A small case of a kernel for the runtime to try it on: one group, made-up numbers, and what must come out. `given`
+ * says what buffers of some names hold.
+ */
+export function knownAnswer(
+  k: Kernel,
+  uniforms: Readonly<Record<string, number>>,
+  given: Readonly<Record<string, Fill>> = {},
+): KernelCheck {
+  const fills = fillsOf(k).map((fill, i) => given[k.buffers[i]?.name ?? ""] ?? fill);
   const held = k.buffers.map((m, i) => new Held(m, fills[i] as Fill, i));
   const memory = Object.fromEntries([
     ...k.buffers.map((m, i) => [m.name, held[i] as Held] as const),

@@ -98,7 +98,7 @@ export class Model implements Gemma {
     const drawn = [options.temperature, options.topK, options.topP, options.seed].some(
       (o) => o !== undefined,
     );
-    const settings: SampleOptions = {
+    const settings = {
       temperature: options.temperature ?? (drawn || sampling.sample ? (sampling.temperature ?? 1) : 0),
       topK: options.topK ?? sampling.topK ?? 0,
       topP: options.topP ?? sampling.topP ?? 1,
@@ -135,8 +135,7 @@ export class Model implements Gemma {
           told(most < asked ? "context" : "length");
           break;
         }
-        const { logits } = await this.#runner.feed(known);
-        const id = sample(logits.subarray(-this.info.vocab), settings, random);
+        const id = await this.#next(known, settings, random);
         if (count === 0) first = performance.now();
         if (stops.includes(id)) {
           told("stop");
@@ -153,6 +152,25 @@ export class Model implements Gemma {
     } finally {
       this.#busy = false;
     }
+  }
+
+  /** Draws on the GPU where that can, so that no scores come from there. */
+  async #next(
+    ids: readonly number[],
+    settings: Required<Pick<SampleOptions, "temperature" | "topK" | "topP">>,
+    random: () => number,
+  ): Promise<number> {
+    const { temperature, topK, topP } = settings;
+    const count = Math.min(temperature > 0 ? topK : 1, this.info.vocab);
+    const { sampling } = this.#program;
+    if (!sampling || count < 1 || count > sampling.most) {
+      const { logits } = await this.#runner.feed(ids);
+      return sample(logits.subarray(-this.info.vocab), settings, random);
+    }
+    if (temperature <= 0) return this.#runner.draw(ids, { count, temperature: 1, topP: 1, random: 0 });
+    // The largest f32 below 1: what rounds to 1 would draw nothing.
+    const chance = Math.min(random(), 1 - 2 ** -24);
+    return this.#runner.draw(ids, { count, temperature, topP, random: chance });
   }
 
   #checked(ids: readonly number[]): readonly number[] {

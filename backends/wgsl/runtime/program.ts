@@ -25,6 +25,20 @@ export interface Program {
   readonly kernels: readonly KernelFile[];
   readonly prefill: Phase;
   readonly decode: Phase;
+  /** How the GPU draws the next token by itself; null where the vocabulary is too large for that. */
+  readonly sampling: Sampling | null;
+}
+
+/** Launches that follow those of a phase and leave one token. */
+export interface Sampling {
+  /** The most tokens that a draw can be among. */
+  readonly most: number;
+  /** States: u32 how many; f32 temperature, top p and a number in [0, 1); u32 the token. */
+  readonly count: number;
+  readonly chances: number;
+  readonly token: number;
+  readonly prefill: readonly Dispatch[];
+  readonly decode: readonly Dispatch[];
 }
 
 /** What text needs besides the tokenizer. */

@@ -2,7 +2,7 @@ import type { LoadOptions, Progress } from "./api.ts";
 import { GemmaError } from "./error.ts";
 import { concatenated } from "./floats.ts";
 import { acquire } from "./gpu/device.ts";
-import { Engine, type Ran } from "./gpu/engine.ts";
+import { type Draw, Engine, type Ran } from "./gpu/engine.ts";
 import { pipelines } from "./gpu/pipelines.ts";
 import type { Program } from "./program.ts";
 import { Files } from "./weights/files.ts";
@@ -56,14 +56,31 @@ export class Runner {
     return this.append(ids.slice(this.#log.length));
   }
 
+  /** The token that follows exactly these, drawn on the GPU. */
+  async draw(ids: readonly number[], how: Draw): Promise<number> {
+    this.rewind(this.#common(ids));
+    return this.#append(ids.slice(this.#log.length), async (engine, unfed) => {
+      const last = unfed.length - 1 - ((unfed.length - 1) % engine.longest);
+      if (last > 0) await fed(engine, unfed.slice(0, last));
+      return engine.draw(unfed.slice(last), how);
+    });
+  }
+
   /** Feeds tokens after those before. */
-  async append(ids: readonly number[]): Promise<Ran> {
+  append(ids: readonly number[]): Promise<Ran> {
+    return this.#append(ids, fed);
+  }
+
+  async #append<R>(
+    ids: readonly number[],
+    work: (engine: Engine, unfed: readonly number[]) => Promise<R>,
+  ): Promise<R> {
     this.#log.push(...ids);
     for (let n = 0; ; n++) {
       if (this.#disposed) throw new GemmaError("usage", "the model was disposed of", "load it again");
       const { engine } = this.#alive;
       try {
-        return await fed(engine, this.#log.slice(engine.fed));
+        return await work(engine, this.#log.slice(engine.fed));
       } catch (e) {
         // A lost device makes calls fail a moment before it says that it is lost.
         await new Promise((done) => setTimeout(done, 50));

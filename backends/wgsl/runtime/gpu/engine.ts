@@ -1,5 +1,5 @@
 import { GemmaError } from "../error.ts";
-import { type Binding, type Phase, type Program, type Result, sizeOf } from "../program.ts";
+import { type Binding, type Dispatch, type Phase, type Program, type Result, sizeOf } from "../program.ts";
 import type { Acquired, Pipeline } from "./device.ts";
 
 /** Launches in one submission: the GPU starts on the first while the rest is still being recorded. */
@@ -10,6 +10,8 @@ const alignment = 256;
 /** A phase, ready to run. */
 interface Prepared {
   readonly phase: Phase;
+  /** Its launches, and after them those that draw a token. */
+  readonly dispatches: readonly Dispatch[];
   readonly groups: readonly GPUBindGroup[];
   readonly pipelines: readonly GPUComputePipeline[];
   readonly uniforms: GPUBuffer | undefined;
@@ -24,6 +26,16 @@ export interface Ran {
   readonly kept: ReadonlyMap<string, Float32Array>;
   /** Which of `kept` are of the last token only, and their shapes. */
   readonly ofLast: ReadonlyMap<string, readonly number[]>;
+}
+
+/** How the next token is drawn on the GPU. */
+export interface Draw {
+  /** Among so many of the likeliest; 1 takes the likeliest. */
+  readonly count: number;
+  readonly temperature: number;
+  readonly topP: number;
+  /** In [0, 1): says which. */
+  readonly random: number;
 }
 
 /** A program's storage and launches on one device. */
@@ -81,8 +93,9 @@ export class Engine {
 
   /** Binds everything for good; runs come after. */
   prepare(pipelines: readonly Pipeline[]): void {
-    this.#prefill = this.#prepared(this.#program.prefill, pipelines);
-    this.#decode = this.#prepared(this.#program.decode, pipelines);
+    const { prefill, decode, sampling } = this.#program;
+    this.#prefill = this.#prepared(prefill, sampling?.prefill ?? [], pipelines);
+    this.#decode = this.#prepared(decode, sampling?.decode ?? [], pipelines);
   }
 
   get fed(): number {
@@ -106,46 +119,19 @@ export class Engine {
 
   /** Feeds tokens, at most `longest`, after those fed before. The scores are of the last token, or of all of them. */
   async run(ids: readonly number[]): Promise<Ran> {
-    const prepared = ids.length === 1 ? this.#decode : this.#prefill;
-    if (!prepared) throw new Error("prepare() was not called");
+    const prepared = this.#begin(ids);
     const { phase } = prepared;
-    const open = { T: ids.length, B: 1 };
-    this.#resize(prepared, open);
-    this.#writeStep(ids);
     const kept = new Map(Object.entries(phase.kept));
     const logits = phase.outputs.logits as Result;
-    const wanted = [logits, ...kept.values()];
-    const sizes = wanted.map((r) => 4 * r.shape.reduce<number>((n, d) => n * sizeOf(d, open), 1));
-    const staging = this.#stagingFor(sizes.reduce((a, b) => a + b, 0));
-
-    let encoder = this.#device.createCommandEncoder();
-    let pass = encoder.beginComputePass();
-    let at = 0;
-    const { dispatches } = phase;
-    for (let i = 0; i < dispatches.length; i++) {
-      pass.setPipeline(prepared.pipelines[i] as GPUComputePipeline);
-      pass.setBindGroup(0, prepared.groups[i] as GPUBindGroup);
-      pass.dispatchWorkgroups(...(prepared.grids[i] as [number, number, number]));
-      if ((i + 1) % perSubmit === 0 && i + 1 < dispatches.length) {
-        pass.end();
-        this.#device.queue.submit([encoder.finish()]);
-        encoder = this.#device.createCommandEncoder();
-        pass = encoder.beginComputePass();
-      }
-    }
-    pass.end();
-    for (const [i, { binding }] of wanted.entries()) {
-      const bytes = sizes[i] as number;
-      encoder.copyBufferToBuffer(this.#buffer(binding), binding[2], staging, at, bytes);
-      at += bytes;
-    }
-    this.#device.queue.submit([encoder.finish()]);
-    await staging.mapAsync(GPUMapMode.READ, 0, at);
-    const floats = new Float32Array(staging.getMappedRange(0, at).slice(0));
-    staging.unmap();
-    this.#fed += ids.length;
+    const open = { T: ids.length, B: 1 };
+    const wanted = [logits, ...kept.values()].map(({ binding, shape }) => ({
+      binding,
+      bytes: 4 * shape.reduce<number>((n, d) => n * sizeOf(d, open), 1),
+    }));
+    const words = await this.#finish(prepared, phase.dispatches.length, wanted);
+    const floats = new Float32Array(words);
     let word = 0;
-    const parts = sizes.map((bytes) => floats.subarray(word, (word += bytes / 4)));
+    const parts = wanted.map(({ bytes }) => floats.subarray(word, (word += bytes / 4)));
     const fixed = [...kept].flatMap(([origin, { shape }]) => {
       const sizes = shape.filter((d) => typeof d === "number");
       return sizes.length === shape.length ? [[origin, sizes] as const] : [];
@@ -157,6 +143,71 @@ export class Engine {
     };
   }
 
+  /** Feeds tokens as `run` does, draws the next one on the GPU, and brings only that here. */
+  async draw(ids: readonly number[], how: Draw): Promise<number> {
+    const { sampling, states } = this.#program;
+    if (!sampling) throw new Error("the program draws no tokens");
+    const prepared = this.#begin(ids);
+    const write = (state: number, words: Uint32Array<ArrayBuffer> | Float32Array<ArrayBuffer>) =>
+      this.#device.queue.writeBuffer(this.#states[state] as GPUBuffer, 0, words);
+    write(sampling.count, Uint32Array.of(how.count));
+    write(sampling.chances, Float32Array.of(how.temperature, how.topP, how.random));
+    const bytes = states[sampling.token]?.bytes ?? 4;
+    const binding: Binding = ["state", sampling.token, 0, bytes];
+    const words = await this.#finish(prepared, prepared.dispatches.length, [{ binding, bytes }]);
+    const [token = this.#program.facts.vocab] = new Uint32Array(words);
+    if (token >= this.#program.facts.vocab)
+      throw new GemmaError(
+        "device",
+        "the GPU's scores are no numbers, so no token can be drawn",
+        "update the graphics driver or the browser, and reload",
+      );
+    return token;
+  }
+
+  /** Makes ready for these tokens. */
+  #begin(ids: readonly number[]): Prepared {
+    const prepared = ids.length === 1 ? this.#decode : this.#prefill;
+    if (!prepared) throw new Error("prepare() was not called");
+    this.#resize(prepared, { T: ids.length, B: 1 });
+    this.#writeStep(ids);
+    return prepared;
+  }
+
+  /** Launches the first `count` kernels of what was made ready, and brings what is wanted of the GPU's memory here. */
+  async #finish(
+    prepared: Prepared,
+    count: number,
+    wanted: readonly { readonly binding: Binding; readonly bytes: number }[],
+  ): Promise<ArrayBuffer> {
+    const staging = this.#stagingFor(wanted.reduce((sum, { bytes }) => sum + bytes, 0));
+    let encoder = this.#device.createCommandEncoder();
+    let pass = encoder.beginComputePass();
+    for (let i = 0; i < count; i++) {
+      pass.setPipeline(prepared.pipelines[i] as GPUComputePipeline);
+      pass.setBindGroup(0, prepared.groups[i] as GPUBindGroup);
+      pass.dispatchWorkgroups(...(prepared.grids[i] as [number, number, number]));
+      if ((i + 1) % perSubmit === 0 && i + 1 < count) {
+        pass.end();
+        this.#device.queue.submit([encoder.finish()]);
+        encoder = this.#device.createCommandEncoder();
+        pass = encoder.beginComputePass();
+      }
+    }
+    pass.end();
+    let at = 0;
+    for (const { binding, bytes } of wanted) {
+      encoder.copyBufferToBuffer(this.#buffer(binding), binding[2], staging, at, bytes);
+      at += bytes;
+    }
+    this.#device.queue.submit([encoder.finish()]);
+    await staging.mapAsync(GPUMapMode.READ, 0, at);
+    const words = staging.getMappedRange(0, at).slice(0);
+    staging.unmap();
+    this.#fed += prepared.size;
+    return words;
+  }
+
   destroy(): void {
     for (const buffer of [...this.#weights, ...this.#states, this.#arena]) buffer.destroy();
     this.#staging?.destroy();
@@ -165,9 +216,10 @@ export class Engine {
     this.#device.destroy();
   }
 
-  #prepared(phase: Phase, pipelines: readonly Pipeline[]): Prepared {
+  #prepared(phase: Phase, draws: readonly Dispatch[], pipelines: readonly Pipeline[]): Prepared {
     const device = this.#device;
-    const slots = phase.dispatches.filter((d) => d.uniforms.length > 0).length;
+    const dispatches = [...phase.dispatches, ...draws];
+    const slots = dispatches.filter((d) => d.uniforms.length > 0).length;
     const uniforms =
       slots > 0
         ? device.createBuffer({
@@ -177,7 +229,7 @@ export class Engine {
           })
         : undefined;
     let slot = 0;
-    const groups = phase.dispatches.map((d) => {
+    const groups = dispatches.map((d) => {
       const resources: GPUBufferBinding[] = d.bindings.map((b) => ({
         buffer: this.#buffer(b),
         offset: b[2],
@@ -192,15 +244,15 @@ export class Engine {
       const entries = resources.map((resource, binding) => ({ binding, resource }));
       return device.createBindGroup({ layout: (pipelines[d.kernel] as Pipeline).layout, entries });
     });
-    const own = phase.dispatches.map((d) => (pipelines[d.kernel] as Pipeline).pipeline);
-    return { phase, groups, pipelines: own, uniforms, size: -1, grids: [] };
+    const own = dispatches.map((d) => (pipelines[d.kernel] as Pipeline).pipeline);
+    return { phase, dispatches, groups, pipelines: own, uniforms, size: -1, grids: [] };
   }
 
   /** Grids and uniforms for a number of tokens. */
   #resize(prepared: Prepared, open: Readonly<Record<string, number>>): void {
     if (prepared.size === open.T) return;
     prepared.size = open.T ?? 0;
-    const { dispatches } = prepared.phase;
+    const { dispatches } = prepared;
     prepared.grids = dispatches.map(({ grid }) => {
       const [x = 1, y = 1, z = 1] = grid.map(([of, per, most = Number.POSITIVE_INFINITY]) =>
         Math.min(most, Math.ceil(sizeOf(of, open) / per)),
