@@ -112,7 +112,7 @@ for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3", "demo"])
         model = await openModel(path, { watch: [...hidden.values()] });
         // Only there do a step of prefill and a loop over layers run.
         plain = /^(stablehlo|wgsl)/.test(backend) ? await openModel(path) : model;
-      }, 120_000);
+      }, 600_000);
       afterAll(async () => {
         const cells = [worst.prefill, worst.hidden, worst.decode, golden.atol].map((x) =>
           x.toExponential(1).padEnd(8),

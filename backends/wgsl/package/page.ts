@@ -41,8 +41,8 @@ function footer(name: string, version: string, licences: readonly string[]): str
   const terms =
     links.length > 0
       ? `under their own licence: ${links.join(", ")}`
-      : "under the terms of whoever published them (no licence file came with the checkpoint)";
-  return `Weights of <b>${escaped(name)}</b>, changed in format only, ${terms}. Answers may be wrong. Compiled by gemmac ${escaped(version)}.`;
+      : "under their publisher's terms (no licence file came with them)";
+  return `Weights of <b>${escaped(name)}</b>, converted by gemmac ${escaped(version)}, ${terms}. Answers may be wrong.`;
 }
 
 const hash = (text: string): string => `sha256-${createHash("sha256").update(text).digest("base64")}`;

@@ -137,7 +137,10 @@ async function fed(engine: Engine, ids: readonly number[]): Promise<Ran> {
 }
 
 async function setUp(program: Program, base: URL, options: LoadOptions): Promise<Alive> {
-  const notice = (message: string) => options.onNotice?.(message);
+  const stop = new AbortController();
+  const notice = (message: string) => {
+    if (!stop.signal.aborted) options.onNotice?.(message);
+  };
   const signal = options.signal;
   const gpu = await acquire(options.gpu, program);
   let state: Progress = {
@@ -152,13 +155,12 @@ async function setUp(program: Program, base: URL, options: LoadOptions): Promise
     options.onProgress?.(state);
   };
   tell({});
-  const stop = new AbortController();
   const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
   const files = new Files(base, either);
   const alive: Alive = { engine: await Engine.create(program, gpu), device: gpu.name, lost: undefined };
   gpu.device.addEventListener("uncapturederror", ({ error }) => notice(`WebGPU complains: ${error.message}`));
   void gpu.device.lost.then(({ reason, message }) => {
-    alive.lost = message || reason;
+    alive.lost = (message || reason).replace(/\.$/, "");
     stop.abort(new GemmaError("device", `the GPU was lost while loading: ${alive.lost}`, "reload the page"));
   });
   try {
@@ -173,7 +175,9 @@ async function setUp(program: Program, base: URL, options: LoadOptions): Promise
     const kernels = pipelines(program, gpu, { files, notice, progress: (stage) => tell({ stage }) });
     const [made] = await Promise.all([kernels, weights]).catch(async (e) => {
       stop.abort(e);
-      await Promise.allSettled([kernels, weights]);
+      // Compiling cannot be stopped. What fails of it now, on a device that is no more, is no news.
+      kernels.catch(() => {});
+      await Promise.allSettled([weights]);
       throw e;
     });
     alive.engine.prepare(made);

@@ -74,7 +74,11 @@ function notice(text: string, next = "", bad = false): void {
   find("notices").append(made);
 }
 
-const sentence = (text: string): string => (text ? `${text.charAt(0).toUpperCase()}${text.slice(1)}.` : "");
+/** Names of files keep their first letter. */
+function sentence(text: string): string {
+  const first = /^\S*[./]\S/.test(text) ? text.charAt(0) : text.charAt(0).toUpperCase();
+  return text && `${first}${text.slice(1)}.`;
+}
 
 function complain(e: unknown): void {
   const { message = String(e), next = "" } = e as GemmaError;
@@ -169,8 +173,9 @@ async function ask(text: string): Promise<void> {
   send.hidden = true;
   stop.hidden = false;
   const given = document.createElement("span");
-  if (facts.canChat) {
-    turn("user").textContent = text;
+  const asked = facts.canChat ? turn("user") : undefined;
+  if (asked) {
+    asked.textContent = text;
     messages.push({ role: "user", content: text });
   }
   const shown = turn("model");
@@ -210,10 +215,16 @@ async function ask(text: string): Promise<void> {
     cancelAnimationFrame(drawn);
     if (answer) draw();
     shown.classList.remove("waiting");
-    if (facts.canChat && answer) messages.push({ role: "assistant", content: answer });
-    else if (facts.canChat) messages.pop();
-    if (!answer) shown.remove();
-    finish(meta, answer, text);
+    if (answer) {
+      if (facts.canChat) messages.push({ role: "assistant", content: answer });
+      finish(meta, answer, text);
+    } else {
+      // Nothing came of it: the text goes back to where it was written.
+      if (facts.canChat) messages.pop();
+      for (const part of [asked, shown, meta]) part?.remove();
+      input.value ||= text;
+      grow();
+    }
     writing = undefined;
     send.hidden = false;
     stop.hidden = true;
@@ -229,7 +240,7 @@ function tell(meta: HTMLElement, model: Gemma | undefined): void {
 }
 
 const endings: Readonly<Record<string, string>> = {
-  length: "stopped at the length set",
+  length: "limit reached",
   context: "stopped: the conversation fills what the model can hold",
   aborted: "stopped",
 };
@@ -238,7 +249,6 @@ function finish(meta: HTMLElement, answer: string, prompt: string): void {
   tell(meta, gemma);
   const ending = endings[gemma?.lastRun?.stop ?? ""];
   if (ending) meta.append(` · ${ending}`);
-  if (!answer) return;
   const copy = document.createElement("button");
   copy.type = "button";
   copy.textContent = "Copy";
@@ -270,7 +280,7 @@ setting("temperature", sampling.sample ? (sampling.temperature ?? 1) : 0, (v) =>
 setting("topk", sampling.topK ?? 0, (v) => (v === 0 ? "all" : String(v)));
 setting("topp", sampling.topP ?? 1, (v) => v.toFixed(2));
 find<HTMLInputElement>("longest").max = String(Math.max(16, Math.min(4096, facts.context)));
-setting("longest", Math.min(sampling.maxTokens ?? 1024, facts.context), (v) => `${v} tokens`);
+setting("longest", Math.min(sampling.maxTokens ?? 1024, facts.context), String);
 input.placeholder = facts.canChat ? "Message" : "Begin a text";
 input.setAttribute("aria-label", input.placeholder);
 for (const text of starters) {
