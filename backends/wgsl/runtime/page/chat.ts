@@ -236,7 +236,7 @@ function tell(meta: HTMLElement, model: Gemma | undefined): void {
   const run = model?.lastRun;
   if (!run) return;
   const speed = run.tokensPerSecond > 0 ? `, ${run.tokensPerSecond.toFixed(1)} tokens/s` : "";
-  meta.textContent = `${run.tokens} tokens${speed}`;
+  meta.textContent = `${run.tokens} ${run.tokens === 1 ? "token" : "tokens"}${speed}`;
 }
 
 const endings: Readonly<Record<string, string>> = {
