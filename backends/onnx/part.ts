@@ -40,8 +40,8 @@ export class Parts {
 
   /**
    * Computes `wanted` from `given` and from what clients feed. Of what is given only the parts needed count; what is
-   * given and wanted too is computed from the rest. A large head gives its first rows only. Products round only where
-   * they are wanted `asRun`.
+   * given and wanted too is computed from the rest. A large head gives its first rows only, other large products are
+   * computed some rows of their matrix at a time. Products round only where they are wanted `asRun`.
    */
   async run(
     given: readonly Named[],
@@ -49,7 +49,6 @@ export class Parts {
     wanted: readonly string[],
     { asRun = false } = {},
   ): Promise<Map<string, Float32Array>> {
-    const { Tensor } = await loadRuntime();
     const starts = new Set(given.map((t) => t.name));
     // What is given goes by another name, as a node may yield it next to what is wanted.
     const nodes = this.#between(starts, wanted).map((n) => ({
@@ -58,23 +57,39 @@ export class Parts {
     }));
     const read = new Set(nodes.flatMap((n) => n.input ?? []));
     const tensors = (this.#graph.initializer ?? []).filter((t) => read.has(t.name ?? ""));
-    const { node, initializer } = cutHead(
-      lookedUpFirst(nodes),
-      tensors,
-      wanted.includes("logits") ? this.#head() : undefined,
-    );
     const input = [
       ...(this.#graph.input ?? []).filter((i) => read.has(i.name ?? "")),
       ...given.filter((t) => read.has(alias(t.name))).map(({ name, dims }) => inputOf(alias(name), dims)),
     ];
-    const part = {
-      ...this.#model,
-      graph: { ...this.#graph, node, initializer, input, output: wanted.map(untyped) },
-    };
-    const session = await createSession(encodeProto(part), dirname(this.#path));
+    const used = given.filter((t) => read.has(alias(t.name))).map((t) => ({ ...t, name: alias(t.name) }));
+    const part: Part = { node: lookedUpFirst(nodes), initializer: tensors, input };
+    const head = wanted.includes("logits") ? this.#head() : undefined;
+    const product = head ? part.node.find((n) => n.output?.[0] === head) : onlyProduct(part, wanted);
+    const matrix = product && matrixOf(part, product);
+    const rows = head ? Math.min(matrix?.rows ?? 0, headRows) : (matrix?.rows ?? 0);
+    if (!matrix || (rows === matrix.rows && rows * matrix.columns <= sliceNumbers))
+      return this.#compute(part, used, feeds, wanted);
+    const step = Math.max(1, Math.floor(sliceNumbers / matrix.columns));
+    const slices: ReadonlyMap<string, Float32Array>[] = [];
+    for (let from = 0; from < rows; from += step) {
+      const slice = rowsOf(part, product, from, Math.min(step, rows - from));
+      slices.push(await this.#compute(slice, used, feeds, wanted));
+    }
+    const all = (name: string) => slices.map((s) => s.get(name) as Float32Array);
+    return new Map(wanted.map((name) => [name, besideEachOther(all(name), rows)]));
+  }
+
+  async #compute(
+    part: Part,
+    given: readonly Named[],
+    feeds: Readonly<Record<string, Tensor>>,
+    wanted: readonly string[],
+  ): Promise<Map<string, Float32Array>> {
+    const { Tensor } = await loadRuntime();
+    const graph = { ...this.#graph, ...part, output: wanted.map(untyped) };
+    const session = await createSession(encodeProto({ ...this.#model, graph }), dirname(this.#path));
     try {
-      const used = given.filter((t) => read.has(alias(t.name)));
-      const own = used.map((t) => [alias(t.name), new Tensor("float32", t.data, t.dims)] as const);
+      const own = given.map((t) => [t.name, new Tensor("float32", t.data, t.dims)] as const);
       const all = { ...(await emptyCaches(session.inputMetadata)), ...feeds, ...Object.fromEntries(own) };
       const out = await session.run(
         Object.fromEntries(session.inputNames.map((name) => [name, all[name] as Tensor])),
@@ -120,59 +135,111 @@ const inputOf = (name: string, dims: readonly number[]): onnx.IValueInfoProto =>
 const isProduct = (n: onnx.INodeProto | undefined): boolean =>
   n?.opType === "Gemm" || n?.opType === "MatMulNBits";
 
-/** What `name` is widened from, if it is. */
-const widenedFrom = (nodes: readonly onnx.INodeProto[], name: string): string =>
-  nodes.find((n) => n.opType === "Cast" && n.output?.[0] === name)?.input?.[0] ?? name;
+/** Numbers of a matrix that are in memory at once, as floats too, where its product or the scores are wanted alone. */
+const sliceNumbers = 2 ** 23;
 
-/** Rows of a table are widened after they are looked up: the whole of it, as floats, may be the largest matrix there is. */
+/** What of a graph is run. */
+interface Part {
+  readonly node: onnx.INodeProto[];
+  readonly initializer: onnx.ITensorProto[];
+  readonly input: onnx.IValueInfoProto[];
+}
+
+const widens = (n: onnx.INodeProto | undefined): boolean =>
+  n?.opType === "Cast" || n?.opType === "DequantizeLinear";
+const attribute = (n: onnx.INodeProto, name: string): number =>
+  Number(n.attribute?.find((a) => a.name === name)?.i ?? 0);
+
+/** The tensors that the matrix of a product is made of: codes and their scales, or numbers. */
+function storedFor({ node, initializer }: Part, product: onnx.INodeProto): readonly onnx.ITensorProto[] {
+  const maker = node.find((n) => n.output?.[0] === product.input?.[1]);
+  const names = new Set(widens(maker) ? maker?.input : product.input?.slice(1));
+  return initializer.filter((t) => names.has(t.name ?? ""));
+}
+
+/** The size of the matrix of a product, if that lies in the data files row by row. */
+function matrixOf(part: Part, product: onnx.INodeProto): { rows: number; columns: number } | undefined {
+  const [rows, columns] = storedFor(part, product)[0]?.dims?.map(Number) ?? [];
+  return rows && columns ? { rows, columns: attribute(product, "K") || columns } : undefined;
+}
+
+/** The only product of a part, if all that is wanted is what it gives, in another shape at most. */
+function onlyProduct({ node }: Part, [wanted, ...others]: readonly string[]): onnx.INodeProto | undefined {
+  const [product, another] = node.filter(isProduct);
+  const shaped = node.find((n) => n.opType === "Reshape" && n.output?.[0] === wanted)?.input?.[0];
+  const found = product?.output?.[0];
+  return others.length === 0 && !another && (found === wanted || found === shaped) ? product : undefined;
+}
+
+/**
+ * Some rows of a table are widened after they are looked up: the whole of it, as floats, may be the largest matrix there
+ * is. Codes and their scales are looked up alike.
+ */
 function lookedUpFirst(nodes: readonly onnx.INodeProto[]): onnx.INodeProto[] {
   const widened = new Set<string>();
   const swapped = nodes.flatMap((n) => {
-    const [table = "", ...rest] = n.input ?? [];
-    const cast = nodes.find((c) => c.opType === "Cast" && c.output?.[0] === table);
-    if (n.opType !== "Gather" || !cast) return [n];
+    const [table = "", index = ""] = n.input ?? [];
+    const widening = nodes.find((w) => widens(w) && w.output?.[0] === table);
+    if (n.opType !== "Gather" || !widening) return [n];
     widened.add(table);
-    const rows = `${n.output?.[0]}/stored`;
+    const found = (i: number) => `${n.output?.[0]}/stored.${i}`;
+    // Ids have axes of their own; that of the blocks stays the last.
+    const last = (widening.attribute ?? []).map((a) => (a.name === "axis" ? { ...a, i: -1 } : a));
+    const input = widening.input ?? [];
     return [
-      { ...n, input: [...(cast.input ?? []), ...rest], output: [rows] },
-      { ...cast, name: `${n.name}/widened`, input: [rows], output: n.output ?? [] },
+      ...input.map((t, i) => ({ ...n, name: `${n.name}/${i}`, input: [t, index], output: [found(i)] })),
+      {
+        ...widening,
+        name: `${n.name}/widened`,
+        input: input.map((_, i) => found(i)),
+        output: n.output ?? [],
+        attribute: last,
+      },
     ];
   });
   for (const name of swapped.flatMap((n) => n.input ?? [])) widened.delete(name);
   return swapped.filter((n) => !widened.has(n.output?.[0] ?? ""));
 }
 
-/** Weights lie row by row, so the first rows of a product by a large matrix are a product by a shorter one. */
-function cutHead(
-  nodes: readonly onnx.INodeProto[],
-  tensors: readonly onnx.ITensorProto[],
-  head: string | undefined,
-): { node: onnx.INodeProto[]; initializer: onnx.ITensorProto[] } {
-  const rows = new Map(tensors.map((t) => [t.name, Number(t.dims?.[0] ?? 0)]));
-  const stored = (name = "") => widenedFrom(nodes, name);
-  const heads = nodes.filter(
-    (n) => n.output?.[0] === head && isProduct(n) && (rows.get(stored(n.input?.[1])) ?? 0) > headRows,
-  );
-  const cut = new Set(heads.flatMap((n) => n.input?.slice(1).map(stored) ?? []));
+/** Weights lie row by row, so some rows of a product by a large matrix are a product by a shorter one. */
+function rowsOf(part: Part, product: onnx.INodeProto, from: number, rows: number): Part {
+  const cut = new Set(storedFor(part, product));
   // The shape that a flattened product is given back holds the number of its columns.
-  const reshaped = new Set(
-    heads.flatMap((n) => nodes.filter((m) => m.opType === "Reshape" && m.input?.[0] === n.output?.[0])),
-  );
-  const initializer = tensors.map((t) => (cut.has(t.name ?? "") ? shortened(t) : t));
-  const node = nodes.flatMap((n) => {
-    if (reshaped.has(n)) return [{ ...n, opType: "Identity", input: [n.input?.[0] ?? ""], attribute: [] }];
-    if (!heads.includes(n)) return [n];
-    return [
-      { ...n, attribute: (n.attribute ?? []).map((a) => (a.name === "N" ? { ...a, i: headRows } : a)) },
-    ];
-  });
-  return { node, initializer };
+  const reshaped = (n: onnx.INodeProto) => n.opType === "Reshape" && n.input?.[0] === product.output?.[0];
+  const shorter = (product.attribute ?? []).map((a) => (a.name === "N" ? { ...a, i: rows } : a));
+  return {
+    ...part,
+    initializer: part.initializer.map((t) => (cut.has(t) ? someRows(t, from, rows) : t)),
+    node: part.node.map((n) =>
+      reshaped(n)
+        ? { ...n, opType: "Identity", input: [n.input?.[0] ?? ""], attribute: [] }
+        : n === product
+          ? { ...n, attribute: shorter }
+          : n,
+    ),
+  };
 }
 
-function shortened(t: onnx.ITensorProto): onnx.ITensorProto {
+function someRows(t: onnx.ITensorProto, from: number, rows: number): onnx.ITensorProto {
   const [all = 1, ...rest] = (t.dims ?? []).map(Number);
-  const externalData = t.externalData?.map((e) =>
-    e.key === "length" ? { key: "length", value: String((Number(e.value) / all) * headRows) } : e,
-  );
-  return { ...t, dims: [headRows, ...rest], ...(externalData && { externalData }) };
+  const place = new Map(t.externalData?.map((e) => [e.key, e.value]));
+  const row = Number(place.get("length")) / all;
+  place.set("offset", String(Number(place.get("offset") ?? 0) + from * row));
+  place.set("length", String(rows * row));
+  const externalData = [...place].map(([key, value]) => ({ key: key ?? "", value: value ?? "" }));
+  return { ...t, dims: [rows, ...rest], ...(t.externalData?.length && { externalData }) };
+}
+
+/** Columns of a product that came in slices of whole columns. */
+function besideEachOther(slices: readonly Float32Array[], columns: number): Float32Array {
+  const length = slices.reduce((sum, s) => sum + s.length, 0);
+  const out = new Float32Array(length);
+  const tokens = length / columns;
+  let at = 0;
+  for (const slice of slices) {
+    const width = slice.length / tokens;
+    for (let t = 0; t < tokens; t++) out.set(slice.subarray(t * width, (t + 1) * width), t * columns + at);
+    at += width;
+  }
+  return out;
 }

@@ -1,5 +1,5 @@
 import { int, primitive } from "../op.ts";
-import { type HostTensor, stretched } from "../tensor.ts";
+import { count, type HostTensor, stretched } from "../tensor.ts";
 import { broadcast, isFloat, type TensorType, tensor } from "../type.ts";
 
 const unary = (name: string, doc: string, f: (x: number) => number) =>
@@ -24,12 +24,18 @@ function zipWith(
   b: HostTensor,
   shape: readonly number[],
 ): HostTensor {
-  const ia = stretched(a.shape, shape);
-  const ib = stretched(b.shape, shape);
-  return {
-    shape,
-    data: Float64Array.from(ia, (o, i) => f(a.data[o] as number, b.data[ib[i] as number] as number)),
-  };
+  const [left, right] = [entries(a, shape), entries(b, shape)];
+  const data = new Float64Array(count(shape));
+  for (let i = 0; i < data.length; i++) data[i] = f(left(i), right(i));
+  return { shape, data };
+}
+
+/** Reads `t` as if it had `shape`. */
+function entries({ shape: own, data }: HostTensor, shape: readonly number[]): (i: number) => number {
+  if (data.length === count(shape)) return (i) => data[i] as number;
+  if (data.length === 1) return () => data[0] as number;
+  const from = stretched(own, shape);
+  return (i) => data[from[i] as number] as number;
 }
 
 const binary = (name: string, doc: string, f: (a: number, b: number) => number, commutative = false) =>

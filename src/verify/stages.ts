@@ -8,7 +8,7 @@ export interface Stage {
 }
 
 /** Weights of one stage, in numbers. A runtime may widen them to 32 bits, and lay out a copy to compute with. */
-const budget = 2 ** 25;
+const budget = 2 ** 23;
 
 /**
  * The named values of `g` in an order that computes them, in stages that read few weights each, so that not even one
