@@ -62,7 +62,7 @@ export class Parts {
       ...given.filter((t) => read.has(alias(t.name))).map(({ name, dims }) => inputOf(alias(name), dims)),
     ];
     const used = given.filter((t) => read.has(alias(t.name))).map((t) => ({ ...t, name: alias(t.name) }));
-    const part: Part = { node: lookedUpFirst(nodes), initializer: tensors, input };
+    const part: Part = { node: lookedUpFirst(nodes, tensors), initializer: tensors, input };
     const head = wanted.includes("logits") ? this.#head() : undefined;
     const product = head ? part.node.find((n) => n.output?.[0] === head) : onlyProduct(part, wanted);
     const matrix = product && matrixOf(part, product);
@@ -173,14 +173,18 @@ function onlyProduct({ node }: Part, [wanted, ...others]: readonly string[]): on
 
 /**
  * Some rows of a table are widened after they are looked up: the whole of it, as floats, may be the largest matrix there
- * is. Codes and their scales are looked up alike.
+ * is. Codes and their scales are looked up alike; codes of 4 bits cannot be.
  */
-function lookedUpFirst(nodes: readonly onnx.INodeProto[]): onnx.INodeProto[] {
+function lookedUpFirst(
+  nodes: readonly onnx.INodeProto[],
+  tensors: readonly onnx.ITensorProto[],
+): onnx.INodeProto[] {
+  const narrow = new Set(tensors.flatMap((t) => (t.dataType === elementType.i4 ? [t.name] : [])));
   const widened = new Set<string>();
   const swapped = nodes.flatMap((n) => {
     const [table = "", index = ""] = n.input ?? [];
     const widening = nodes.find((w) => widens(w) && w.output?.[0] === table);
-    if (n.opType !== "Gather" || !widening) return [n];
+    if (n.opType !== "Gather" || !widening || widening.input?.some((t) => narrow.has(t))) return [n];
     widened.add(table);
     const found = (i: number) => `${n.output?.[0]}/stored.${i}`;
     // Ids have axes of their own; that of the blocks stays the last.
