@@ -26,9 +26,7 @@ export async function launches(demo) {
   const rows = [["model", "weights", "launches", "goal, 7 a layer + 6", "MB/token", "MB of weights", "times"]];
   for (const [name, source, layers] of models)
     for (const quant of [undefined, "int8", "int4"]) {
-      const backend = wgsl({ capacity: name === "demo" ? 256 : 4096 });
-      const legal = legalize(runPasses(source, pipelineOf(backend, quant ? { quant } : {})).graph, backend);
-      const { decode, weights } = plan(legal, { device: deviceOf(defaultLimits), tokens: 128, keep: [] });
+      const { decode, weights } = planned(source, quant);
       const read = decode.dispatches.reduce((sum, d) => sum + bytesOf(d), 0);
       const all = weights.reduce((sum, w) => sum + w.rows * w.rowBytes, 0);
       const [n, goal] = [decode.dispatches.length, 7 * layers + 6];
@@ -36,6 +34,20 @@ export async function launches(demo) {
     }
   await checkpoint.close();
   return rows;
+}
+
+/** Bytes of weights that a token of a checkpoint reads. */
+export async function bytesPerToken(dir, quant) {
+  const checkpoint = await openCheckpoint(dir);
+  const { decode } = planned(modelGraph(checkpoint).graph, quant);
+  await checkpoint.close();
+  return decode.dispatches.reduce((sum, d) => sum + bytesOf(d), 0);
+}
+
+function planned(source, quant) {
+  const backend = wgsl();
+  const { graph } = runPasses(source, pipelineOf(backend, quant ? { quant } : {}));
+  return plan(legalize(graph, backend), { device: deviceOf(defaultLimits), tokens: 128, keep: [] });
 }
 
 /** Of a table that is looked up, one row is read; of all else, everything that is bound. */

@@ -1,4 +1,4 @@
-// npm run bench:wgsl [-- --rounds N --tokens N --no-peers]: what a WGSL program does for a token, what a browser loads, and
+// npm run bench:wgsl [-- --rounds N --tokens N --peers bf16,int4]: what a WGSL program does for a token, what a browser loads, and
 // the speed of the demo model in Chromium against onnxruntime-web's WebGPU, in one run. No GPU is needed: Chromium has one in
 // software, on which ratios say how many launches and how much arithmetic there is, and nothing of memory bandwidth.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -11,7 +11,7 @@ import { gzipped, launches } from "./launches.mjs";
 import { peers } from "./peers.mjs";
 
 const { values: options } = parseArgs({
-  options: { rounds: { type: "string", default: "4" }, tokens: { type: "string", default: "32" }, "no-peers": { type: "boolean" } },
+  options: { rounds: { type: "string", default: "4" }, tokens: { type: "string", default: "32" }, peers: { type: "string", default: "bf16,int4" } },
 });
 const at = (path) => fileURLToPath(new URL(`../../../${path}`, import.meta.url));
 const demo = at("examples/gemma-kjv-2m");
@@ -23,7 +23,7 @@ try {
   const { module, page, program } = gzipped(out);
   const kB = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
   console.log(`gzipped: model.js ${kB(module)} (goal 60 kB), chat.html ${kB(page)}, program.json ${kB(program)}`);
-  if (!options["no-peers"]) for (const quant of [undefined, "int4"]) await compare(quant);
+  for (const weights of options.peers.split(",").filter(Boolean)) await compare(weights === "bf16" ? undefined : weights);
 } finally {
   rmSync(scratch, { recursive: true, force: true });
 }
