@@ -24,7 +24,7 @@ let wrong = 0;
 
 function compiled(from, ...options) {
   const dir = join(scratch, from.split("/").at(-1) + options.join(""));
-  execFileSync("node", [join(root, "dist/src/cli/main.js"), "compile", join(root, from), "--target", "cuda", "--out", dir, "--no-verify", "--capacity", "1024", ...options]);
+  execFileSync("node", [join(root, "dist/src/cli/main.js"), "compile", join(root, from), "--target", "cuda", "--out", dir, "--no-verify", ...options]);
   return dir;
 }
 
