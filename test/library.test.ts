@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -8,7 +8,7 @@ import { compiler } from "../backends/c/index.ts";
 import { emulated } from "../backends/cuda/index.ts";
 import { compile } from "../src/compile.ts";
 
-// What an artifact offers besides its program: a library, Python's way to it, and CMake's way to build both.
+// What both artifacts of C offer besides a model: a library, Python's way to it, CMake's way to build, one line for an error.
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, "..");
@@ -112,12 +112,80 @@ refused(lambda: Gemma(capacity=1 << 24))`;
       60_000,
     );
 
+    test("refuses every bad file, id and number with one line", async () => {
+      const bytes = (name: string) => readFileSync(join(out, name));
+      const [weights, tokenizer] = [bytes("model.safetensors"), bytes("tokenizer.bin")];
+      const flipped = (from: Buffer, at: number) => {
+        const to = Buffer.from(from);
+        to[at] = (to[at] as number) ^ 0x80;
+        return to;
+      };
+      const file = (name: string, content: Buffer) => {
+        const path = join(out, name);
+        writeFileSync(path, content);
+        return path;
+      };
+      const damaged = file("damaged", flipped(weights, weights.length - 3));
+      const head = file("head", flipped(weights, 20));
+      const short = file("short", weights.subarray(0, -1));
+      const long = file("long", Buffer.concat([weights, Buffer.alloc(4)]));
+      const empty = file("empty", Buffer.alloc(0));
+      const cut = file("cut", tokenizer.subarray(0, tokenizer.length >> 1));
+      const odd = file("odd", flipped(tokenizer, 0));
+      const size = weights.length;
+      const cases: [args: string[], code: number, said: RegExp][] = [
+        [
+          ["--weights", damaged, "--ids", "1"],
+          3,
+          /damaged: is damaged, or belongs to another model: .* differs/,
+        ],
+        [["--weights", head, "--ids", "1", "--skip-check"], 3, /head: is damaged, or .*: its header differs/],
+        [["--weights", short, "--ids", "1"], 3, new RegExp(`has ${size - 1} bytes, not the ${size} of this`)],
+        [["--weights", long, "--ids", "1"], 3, new RegExp(`has ${size + 4} bytes, not the ${size} of this`)],
+        [["--weights", empty, "--ids", "1"], 3, new RegExp(`has 0 bytes, not the ${size} of this`)],
+        [["--weights", out, "--ids", "1"], 3, /has \d+ bytes, not the /],
+        [["--weights", "/nowhere", "--ids", "1"], 3, /: \/nowhere: No such file or directory/],
+        [["--tokenizer", cut, "--prompt", "x"], 3, /cut: /],
+        [["--tokenizer", odd, "--prompt", "x"], 3, /odd: /],
+        [["--tokenizer", empty, "--prompt", "x"], 3, /empty: /],
+        [["--tokenizer", "/nowhere", "--prompt", "x"], 3, /\/nowhere: No such file or directory/],
+        [["--ids", "1,1024"], 3, /token id 1024 is outside the vocabulary of 1024/],
+        [["--ids", "-1"], 3, /token id -1 is outside the vocabulary of 1024/],
+        [["--ids", "99999999999999999999"], 2, /not a list of token ids/],
+        [["--ids", "1,x"], 2, /not a list of token ids: 1,x/],
+        [["--ids", ""], 2, /no token ids are given/],
+        [["--capacity", "4096", "--ids", "1"], 3, /a capacity of 4096 tokens is beyond the \d+/],
+        [["--capacity", "3", "--ids", "1,2,3,4"], 3, /4 more tokens after 0 do not fit into a capacity of 3/],
+        [["--capacity", "0", "--ids", "1"], 2, /not a number in range: --capacity/],
+        [["--capacity", "1e99", "--ids", "1"], 2, /not a number in range: --capacity/],
+        [["--temperature", "nan", "--ids", "1"], 2, /not a number in range: --temperature/],
+        [["--top-p", "2", "--ids", "1"], 2, /not a number in range: --top-p/],
+        [["-n", "0", "--ids", "1"], 2, /not a number in range: -n/],
+        [["--ids"], 2, /a value is missing after --ids/],
+        [["--frobnicate"], 2, /unknown option --frobnicate/],
+        [["--logits", "/nowhere/x", "--ids", "1"], 5, /\/nowhere\/x/],
+        [[], 2, /nothing to do/],
+      ];
+      for (const [args, code, said] of cases) {
+        const ended = await run(join(out, "gemma"), args).then(
+          () => ({ code: 0, stderr: "" }),
+          (e: { code: number; stderr: string }) => e,
+        );
+        const [line, ...more] = ended.stderr.trim().split("\n");
+        expect([args, ended.code, line]).toEqual([args, code, expect.stringMatching(said)]);
+        expect(line).toMatch(/^gemma: /);
+        // Who calls it wrongly is told the usage as well.
+        if (code !== 2) expect(more).toEqual([]);
+      }
+    }, 60_000);
+
     test.runIf(cmake && target === "c")(
       "is built by CMake, whose test replays the self-test",
       async () => {
-        await compile(join(root, "examples/gemma-kjv-2m"), { targets: [target], out, force: true });
-        const build = join(out, "build");
-        await run("cmake", ["-S", out, "-B", build, "-DCMAKE_C_FLAGS_RELEASE=-O1"]);
+        const source = join(scratch, "cmake");
+        await compile(join(root, "examples/gemma-kjv-2m"), { targets: [target], out: source });
+        const build = join(source, "build");
+        await run("cmake", ["-S", source, "-B", build, "-DCMAKE_C_FLAGS_RELEASE=-O1"]);
         await run("cmake", ["--build", build]);
         const { stdout } = await run("ctest", ["--test-dir", build, "--output-on-failure"]);
         expect(stdout).toContain("100% tests passed");

@@ -16,7 +16,9 @@ typedef struct { uint64_t *at; size_t n; uint64_t sum; } part;
 static void *sum(void *arg) {
   part *p = arg;
   uint64_t s[8] = {0};
-  for (size_t i = 0; i < p->n; i += 8) for (int k = 0; k < 8; k++) s[k] += p->at[i + k];
+  /* Four far streams, which the processor fetches ahead: one alone reads less. */
+  const size_t n = p->n / 4; const uint64_t *a = p->at, *b = a + n, *c = b + n, *d = c + n;
+  for (size_t i = 0; i < n; i += 8) for (int k = 0; k < 8; k++) s[k] += a[i + k] + b[i + k] + c[i + k] + d[i + k];
   for (int k = 0; k < 8; k++) p->sum += s[k];
   return 0;
 }
