@@ -23,6 +23,7 @@ npm run --silent build
 mkdir -p "$out"
 rows=()
 failed=0
+ended=
 
 # Whatever happens, what is known by then is told.
 table() {
@@ -33,7 +34,7 @@ table() {
   echo "| what | result | said |"
   echo "| --- | --- | --- |"
   for row in "${rows[@]}"; do echo "| $row |"; done
-  [ "$status" -eq 0 ] || echo "stopped before the end, with $status"
+  [ "$ended" ] || echo "stopped before the end, with $status"
 }
 trap table EXIT
 
@@ -108,4 +109,5 @@ for model in "${models[@]}"; do
   rows+=("decode, $name | $rate tokens/s | $(share "$rate" "$bytes" "$bandwidth") of $bandwidth bytes/s")
   rows+=("prefill, $name | $prefill tokens/s | $(share "$prefill" "$work" "$flops") of $flops operations/s")
 done
+ended=yes
 exit "$failed"
