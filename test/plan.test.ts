@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,6 +8,7 @@ import { parsePipeline } from "../passes/pipeline.ts";
 import { compile } from "../src/compile.ts";
 import { plan } from "../src/plan/plan.ts";
 import { targetTable } from "../src/target.ts";
+import { synthetic } from "./bench/synthetic.mjs";
 
 const models = join(import.meta.dirname, "data/models");
 const root = mkdtempSync(join(tmpdir(), "gemmac-plan-"));
@@ -80,4 +82,29 @@ test.each(Object.keys(targetTable))("%s: caches are no larger than the model's c
   await expect(plan(demo, { target, capacity: 257 })).rejects.toThrow(
     "a capacity of 257 tokens is more than the model's context of 256",
   );
+});
+
+/** A process of its own, so that its peak memory is that of the compiler alone. */
+const script = `
+  const [module, checkpoint, out, options] = process.argv.slice(1);
+  const { compile } = await import(module);
+  await compile(checkpoint, { targets: ["onnx"], out, ...JSON.parse(options) });
+  console.log(process.resourceUsage().maxRSS * 1024);`;
+
+test("peak memory is within a tenth of what is planned", { timeout: 120_000 }, async () => {
+  const dir = await synthetic(root, "one-wide-layer");
+  const rows: string[] = [];
+  for (const options of [{}, { quant: "int8" as const }])
+    for (const verify of [false, true]) {
+      const { memory } = await plan(dir, { target: "onnx", time: false, ...options });
+      const planned = verify ? (memory.verify ?? 0) : memory.compile;
+      const module = new URL("../dist/src/compile.js", import.meta.url).href;
+      const out = join(mkdtempSync(join(root, "case-")), "artifact");
+      const settings = JSON.stringify({ ...options, verify });
+      const args = ["--input-type=module", "-e", script, module, dir, out, settings];
+      const measured = Number(execFileSync(process.execPath, args, { encoding: "utf8" }));
+      const off = Math.abs(planned - measured) / measured;
+      if (off > 0.1) rows.push(`${settings}: planned ${planned / 1e6} MB, measured ${measured / 1e6} MB`);
+    }
+  expect(rows).toEqual([]);
 });

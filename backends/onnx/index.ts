@@ -7,7 +7,7 @@ import { contrib } from "./ort/emitters.ts";
 import { fuseGqa } from "./ort/gqa.ts";
 
 export { modelFile } from "./emit.ts";
-export { Parts } from "./part.ts";
+export { Parts, sliceNumbers } from "./part.ts";
 export { int64Row, openSession, placedText } from "./session.ts";
 
 /** How weights lie in the files: as 32-bit floats, or as the checkpoint stores them, to be widened at load where need be. */

@@ -136,7 +136,7 @@ const isProduct = (n: onnx.INodeProto | undefined): boolean =>
   n?.opType === "Gemm" || n?.opType === "MatMulNBits";
 
 /** Numbers of a matrix that are in memory at once, as floats too, where its product or the scores are wanted alone. */
-const sliceNumbers = 2 ** 23;
+export const sliceNumbers = 2 ** 23;
 
 /** What of a graph is run. */
 interface Part {

@@ -1,10 +1,11 @@
 import type { ModelFacts } from "../../backends/backend.ts";
-import { headRows } from "../../backends/backend.ts";
-import { byteLength } from "../../backends/stream/index.ts";
+import { sliceNumbers } from "../../backends/onnx/index.ts";
+import { byteLength, tileElements } from "../../backends/stream/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
 import { cast, dequantize, gather, quantize } from "../../ir/ops/index.ts";
 import { dtypes } from "../../ir/type.ts";
 import { codesOf, rowParts } from "../../passes/fold-weights.ts";
+import { proofTokens } from "../verify/proof.ts";
 import { stages } from "../verify/stages.ts";
 import type { Artifact } from "./artifact.ts";
 
@@ -27,30 +28,23 @@ export function cacheOf(graph: Graph): Cache {
 }
 
 const MB = 1e6;
-/** Elements that the weight stream handles at once. */
-const streamBlock = 1 << 21;
 
-/** Bytes, as measured with Node 20 on Linux over checkpoints from 5 MB to 2 GB, in two threads. */
+/** Bytes, as measured with Node 20 on Linux over checkpoints from 5 MB to 5 GB, in two threads. */
 const measured = {
   /** Node with gemmac's modules loaded. */
-  node: 62 * MB,
+  node: 66 * MB,
   /** The graph through the passes, and a node of it. */
   passes: 13 * MB,
   perNode: 6500,
-  /** A thread that quantizes. */
-  thread: 13 * MB,
+  /** A thread. */
+  thread: 12 * MB,
   /** ONNX Runtime, loaded. */
-  runtime: 50 * MB,
+  runtime: 55 * MB,
+  /** Scales and zeros that are written already, until the collector comes for them: this much at most. */
+  garbage: 20 * MB,
 } as const;
 
-/** What the collector leaves lying when `used` bytes were used one after another: it comes late, up to a most. */
-const garbage = (used: number, most: number, slowness: number): number =>
-  most * MB * (1 - Math.exp(-used / (slowness * MB)));
-/** Buffers that outlive a block, blocks, and a thread's blocks. */
-const oldGarbage = (used: number) => garbage(used, 40, 63);
-const youngGarbage = (used: number) => garbage(used, 32, 120);
-const threadGarbage = (elements: number) => garbage(elements, 49, 12);
-
+/** A tensor that the weight stream makes, or stored rows that it makes codes of; what comes along is kept until written. */
 interface Streamed {
   readonly elements: number;
   readonly stored: number;
@@ -83,35 +77,31 @@ const sourceOf = (v: Value): Value => {
   return inner ? sourceOf(inner) : v;
 };
 
-/** Peak memory of writing the artifact, in `threads` threads where there is something to quantize. */
-export function compileMemory(graph: Graph, artifact: Artifact, threads: number): number {
+/** Memory of writing an artifact: at its peak, and what of that is still there when it is written. */
+export interface Writing {
+  readonly peak: number;
+  readonly kept: number;
+}
+
+/** Memory of writing the artifact, in `threads` threads where there is something to quantize. */
+export function compileMemory(graph: Graph, artifact: Artifact, threads: number): Writing {
   const parts = streamed(graph);
-  const tables = artifact.classes.tables ?? 0;
   const start =
     measured.node +
     measured.passes +
     measured.perNode * graph.values().length +
-    tables +
+    (artifact.classes.tables ?? 0) +
     (artifact.classes.graph ?? 0);
+  // Buffers of the workbench, which one tensor after another uses.
+  const block = (p: Streamed) => Math.min(p.elements, tileElements);
   const floats = parts.filter((p) => !p.codes && p.elements > 0);
-  const writing = start + Math.max(floatMemory(floats), floatMemory(floats.filter((p) => p.widened)));
+  const buffers = Math.max(0, ...floats.map((p) => block(p) * (2 * p.stored + (p.widened ? 4 : 0))));
   const coded = parts.filter((p) => p.codes);
-  if (coded.length === 0) return writing;
-  const all = sum(coded.map((p) => p.elements));
-  const block = Math.min(streamBlock, Math.max(...coded.map((p) => p.elements)));
-  const width = Math.min(threads, sum(coded.map((p) => Math.ceil(p.elements / streamBlock))));
-  const side = Math.max(0, ...parts.map((p) => p.side));
-  return writing + block * 8 + side + width * (measured.thread + threadGarbage(all / width));
-}
-
-/** Buffers of the tensor that takes most of them, and what tensors before it left. */
-function floatMemory(parts: readonly Streamed[]): number {
-  const buffers = parts.map((p) => Math.min(p.elements, 2 * streamBlock) * p.stored);
-  const decoded = parts.map((p) => (p.widened ? Math.min(p.elements, streamBlock) * 4 : 0));
-  const live = Math.max(0, ...buffers.map((bytes, i) => bytes + (decoded[i] as number)));
-  const allWidened = parts.every((p) => p.widened);
-  const made = allWidened ? sum(parts.map((p) => p.elements * 4)) : 0;
-  return live + oldGarbage(Math.max(0, sum(buffers) - live)) + youngGarbage(made);
+  const tiles = 2 * threads * Math.max(0, ...coded.map((p) => block(p) * (p.stored + 1)));
+  const sides = parts.map((p) => p.side);
+  const largest = Math.max(0, ...sides);
+  const kept = start + buffers + tiles + largest + Math.min(sum(sides) - largest, measured.garbage);
+  return { peak: kept + (coded.length > 0 ? threads * measured.thread : 0), kept };
 }
 
 /** Memory that ONNX Runtime needs for these weights: as they lie, and as it keeps them ready. */
@@ -129,27 +119,35 @@ function loaded(graph: Graph, weights: readonly Value[]): number {
 }
 
 /**
- * Peak memory of checking the artifact against the checkpoint after it was written in `before`: some weights at a time
+ * Peak memory of checking the artifact against the checkpoint after it was written: some rows of some weights at a time
  * or, on a GPU or from a file that is mapped, whole.
  */
 export function proofMemory(
   graph: Graph,
   { vocab }: ModelFacts,
-  before: number,
+  { peak, kept }: Writing,
   { gpuBytes, mappedBytes }: Pick<Artifact, "gpuBytes" | "mappedBytes">,
 ): number {
-  if (gpuBytes !== undefined) return before + measured.runtime + gpuBytes;
-  if (mappedBytes !== undefined) return before + mappedBytes;
-  const origins = graph.values().flatMap((v) => graph.origins.get(v) ?? []);
-  // Of a large table few rows are looked up, and the head gives its first ones only.
-  const share = (w: Value) => (w.shape[0] === vocab ? Math.min(1, headRows / vocab) : 1);
-  const sizes = stages(graph, origins).map(({ weights }) => {
-    const each = [...weights].map((w) => loaded(graph, [w]) * share(w));
-    // The runtime makes ready one matrix after another, and then lets go of what it made that from.
-    const passing = [...weights].map((w) => (loaded(graph, [w]) - byteLength(w)) * share(w));
-    return sum(each) + Math.max(0, ...passing);
+  if (gpuBytes !== undefined) return peak + measured.runtime + gpuBytes;
+  if (mappedBytes !== undefined) return peak + mappedBytes;
+  const named = [...graph.origins];
+  const sizes = stages(
+    graph,
+    graph.values().flatMap((v) => graph.origins.get(v) ?? []),
+  ).map(({ weights }) => {
+    const matrices = [...weights].map((w) => {
+      const numbers = byteLength(w) / (dtypes[w.dtype] / 8);
+      const share = Math.min(1, sliceNumbers / numbers);
+      // The runtime widens a matrix, or codes of one, to make ready what it multiplies with.
+      const widened = w.type.rank > 1 && w.dtype !== "f32" ? 4 * numbers * share : 0;
+      return { lasting: loaded(graph, [w]) * share, passing: widened };
+    });
+    return sum(matrices.map((m) => m.lasting)) + Math.max(0, ...matrices.map((m) => m.passing));
   });
-  return before + measured.runtime + Math.max(0, ...sizes);
+  // What the interpreter computed, in f64 and as it is compared, in f32; scores are there once more as they are made.
+  const features = sum(named.map(([v]) => (v.type.rank === 3 ? Number(v.shape[2]) : 0)));
+  const activations = proofTokens * 12 * features + proofTokens * 8 * vocab;
+  return kept + measured.runtime + activations + Math.max(0, ...sizes);
 }
 
 /** Memory to load the artifact and feed it texts of this length. */

@@ -146,7 +146,7 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
         contexts: contexts.map((tokens) => ({ tokens, bytes: cache.bytes(tokens) })),
       },
       memory: {
-        compile: compiling,
+        compile: compiling.peak,
         ...(!artifact.device && { verify: proofMemory(legal, facts, compiling, artifact) }),
         run: artifact.device
           ? []

@@ -4,12 +4,15 @@ import { mkdir, rename, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { once } from "node:events";
 
+const gemma2b = { width: 2048, hidden: 16384, layers: 18, heads: 8, kvHeads: 1, vocab: 256_000 };
 const shapes = {
-  "gemma-2b": { width: 2048, hidden: 16384, layers: 18, heads: 8, kvHeads: 1 },
-  "gemma-7b": { width: 3072, hidden: 24576, layers: 28, heads: 16, kvHeads: 16 },
-  "gemma-2b-4layer": { width: 2048, hidden: 16384, layers: 4, heads: 8, kvHeads: 1 },
+  "gemma-2b": gemma2b,
+  "gemma-7b": { width: 3072, hidden: 24576, layers: 28, heads: 16, kvHeads: 16, vocab: 256_000 },
+  "gemma-2b-4layer": { ...gemma2b, layers: 4 },
+  // 122 MB, with matrices so large that the proof takes them in slices.
+  "one-wide-layer": { width: 1024, hidden: 16384, layers: 1, heads: 4, kvHeads: 1, vocab: 8000 },
 };
-const [vocab, headDim] = [256_000, 256];
+const headDim = 256;
 
 /** Makes `dir/<name>` unless it is there. Deterministic: tiles of one pool of normals, each with its own signs. */
 export async function synthetic(dir, name) {
@@ -19,7 +22,7 @@ export async function synthetic(dir, name) {
   await mkdir(path, { recursive: true });
   const q = c.heads * headDim;
   const kv = c.kvHeads * headDim;
-  const tensors = [["model.embed_tokens.weight", [vocab, c.width]]];
+  const tensors = [["model.embed_tokens.weight", [c.vocab, c.width]]];
   for (let i = 0; i < c.layers; i++) {
     const at = `model.layers.${i}`;
     tensors.push(
@@ -71,7 +74,7 @@ export async function synthetic(dir, name) {
 const config = (c) => ({
   architectures: ["GemmaForCausalLM"],
   model_type: "gemma",
-  vocab_size: vocab,
+  vocab_size: c.vocab,
   hidden_size: c.width,
   intermediate_size: c.hidden,
   num_hidden_layers: c.layers,
