@@ -1,11 +1,11 @@
-// A real Chromium with WebGPU on the CPU, wherever one can be had.
+// A real Chromium with WebGPU on the CPU, wherever one can be had. Run by itself it prints the path, if there is one.
 import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { installed } from "../bench/packages.mjs";
 
 const cache = join(tmpdir(), "gemmac-bench", "deps");
-const places = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+const places = [process.env.CHROME, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
 /** How to start a browser; or, as `missing`, why there is none. */
 export async function findChromium() {
@@ -26,3 +26,5 @@ export async function findChromium() {
     });
   return { path, launch };
 }
+
+if (process.argv[1] === import.meta.filename) console.log((await findChromium()).path ?? "");
