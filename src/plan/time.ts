@@ -4,7 +4,15 @@ import { availableParallelism, freemem } from "node:os";
 import { join } from "node:path";
 import { HashedFile } from "../../backends/files.ts";
 import { hasNonFinite } from "../../backends/stream/floats.ts";
-import { byteLength, type CodesJob, decode, encodeRows } from "../../backends/stream/index.ts";
+import {
+  byteLength,
+  type CodesJob,
+  decode,
+  encodeTile,
+  inTile,
+  tilesFor,
+  Workbench,
+} from "../../backends/stream/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
 import { block_scale, block_scale_search, preparations, quantize } from "../../ir/ops/index.ts";
 import { dtypes } from "../../ir/type.ts";
@@ -96,16 +104,21 @@ async function quantizing(v: Value, bytes: Uint8Array): Promise<number> {
   const attrs = scale.attrs as { to: CodesJob["to"]; block: number; around?: CodesJob["around"] };
   const columns = Math.max(attrs.block, 2048 - (2048 % attrs.block));
   const rows = Math.floor(2 ** 18 / columns) || 1;
+  const bench = new Workbench();
+  const [tile] = tilesFor(bench, rows * columns, 1);
+  if (!tile) return Number.POSITIVE_INFINITY;
+  tile.bytes.set(bytes.subarray(0, rows * columns * 2));
   const job: CodesJob = {
     dtype: "bf16",
-    bytes: bytes.slice(0, rows * columns * 2),
+    bytes: tile.bytes.subarray(0, rows * columns * 2),
     columns,
     block: attrs.block,
     to: attrs.to,
     around: (scale.op === block_scale && attrs.around) || "zero",
     ...(scale.op === block_scale_search && { importance: new Float32Array(columns).fill(1) }),
   };
-  return (rows * columns) / (await seconds(() => encodeRows(job)));
+  const placed = inTile(tile, job, rows);
+  return (rows * columns) / (await seconds(() => encodeTile(bench, placed)));
 }
 
 /** As the reference interpreter multiplies a few tokens: six sums over each row. */

@@ -12,6 +12,7 @@ import type { Graph, Value } from "../../ir/graph.ts";
 import { quant_linear } from "../../ir/ops/index.ts";
 import { count } from "../../ir/tensor.ts";
 import type { Law } from "../../passes/pass.ts";
+import { holdsCodes } from "../artifact/clients.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
 import { stages } from "./stages.ts";
 
@@ -147,7 +148,7 @@ async function held(
   let scores: Float32Array | undefined;
   const given: Named[] = [];
   // Caches of codes round what they hold, and a tie may fall either way.
-  const tolerance = compiled.inputs.some((v) => v.dtype === "i8") ? allowed.rounded : allowed.float;
+  const tolerance = holdsCodes(compiled) ? allowed.rounded : allowed.float;
   for (const { origins } of stages(compiled, watch)) {
     const last = origins.includes(watch.at(-1) as string);
     // Scores may be cut, and then are of no use to what comes after.
