@@ -8,16 +8,29 @@ import { plan } from "../backends/kernel/index.ts";
 import { dawn, defaultLimits } from "../backends/wgsl/index.ts";
 import { printKernels } from "../backends/wgsl/kernels.ts";
 import { deviceOf } from "../backends/wgsl/limits.ts";
-import { solves } from "../backends/wgsl/runtime/gpu/check.ts";
-import { pipelines } from "../backends/wgsl/runtime/gpu/pipelines.ts";
-import type { KernelFile, Program } from "../backends/wgsl/runtime/program.ts";
-import { Files } from "../backends/wgsl/runtime/weights/files.ts";
+import { bundle } from "../backends/wgsl/package/bundle.ts";
+import type { KernelCheck, KernelFile } from "../backends/wgsl/runtime/program.ts";
 import { samplerFor } from "../backends/wgsl/sampler.ts";
 import { minus } from "../ir/dim.ts";
 import { Graph } from "../ir/graph.ts";
 import { add, linear, slice } from "../ir/ops/index.ts";
 import { findGpu } from "./support/gpu.ts";
 import { norm, T, weight, x } from "./support/kernel-case.ts";
+
+/** What the runtime is made of, as artifacts carry it: its types are those of a browser. */
+interface Pipeline {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+}
+interface Runtime {
+  readonly Files: new (base: URL, signal: undefined) => object;
+  pipelines(program: object, gpu: object, options: object): Promise<Pipeline[]>;
+  solves(k: KernelFile, check: KernelCheck, made: Pipeline, device: GPUDevice): Promise<string | undefined>;
+}
+const script = `${bundle("load.ts").script}\nexport { Files, pipelines, solves };\n`;
+const { Files, pipelines, solves }: Runtime = await import(
+  `data:text/javascript;base64,${Buffer.from(script).toString("base64")}`
+);
 
 const found = await findGpu();
 const dir = mkdtempSync(join(tmpdir(), "gemmac-fallback-"));
@@ -62,11 +75,11 @@ describe.skipIf("missing" in found)(`kernels that fail their small case are repl
   const loaded = async (...some: readonly KernelFile[]) => {
     const notices: string[] = [];
     const made = await pipelines(
-      { kernels: some } as unknown as Program,
+      { kernels: some },
       { device: gpu, features, name: onGpu },
       {
         files: new Files(pathToFileURL(`${dir}/`), undefined),
-        notice: (message) => notices.push(message),
+        notice: (message: string) => notices.push(message),
         progress: () => {},
       },
     );
