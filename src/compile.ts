@@ -348,7 +348,7 @@ export async function manifestText(
     licence: {
       files: files.map((f) => f.path).filter(isLicence),
       notice:
-        "The weights stay under the licence of the checkpoint they come from; they were changed in format only.",
+        "The weights stay under the licence of the checkpoint they come from. They were changed by the passes named here, and laid out anew.",
     },
     files,
     activations,
