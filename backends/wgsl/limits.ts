@@ -31,7 +31,7 @@ export function parseLimits(text: string): Limits {
     if (!isLimit(name))
       throw new UserError(
         "usage",
-        `${name} is no limit that a program depends on`,
+        `--limits ${part.trim()}: ${name || "that"} is no limit that a program depends on`,
         `choose from ${Object.keys(known).join(", ")}`,
       );
     const { least, most } = known[name];
