@@ -153,6 +153,23 @@ describe.runIf(cxx)("a CUDA artifact, its sources run on the processor", () => {
     240_000,
   );
 
+  test.runIf(everything)(
+    "passes its own test with products through cuBLASLt, here a stand-in for it",
+    async () => {
+      const plain = join(scratch, "bf16");
+      await compile(demo, { targets: ["cuda"], out: plain, capacity: 256 });
+      const optimize = ["-O1", "-DGEMMAC_CUBLASLT"];
+      copyFileSync(await buildForProcessor(plain, { trace: true, optimize }), join(plain, "gemma"));
+      const { code, stdout } = await started(join(plain, "gemma"), ["--selftest"]);
+      expect(stdout).toMatch(/^ok: sums of 4 of 4 layers\nok: 6 tokens/m);
+      expect(code).toBe(0);
+      // Codes are not for it, and who asks for it is told.
+      const refused = buildForProcessor(out, { optimize });
+      await expect(refused).rejects.toThrow(/no products for cuBLASLt/);
+    },
+    240_000,
+  );
+
   test.each<[string, string[], number, string]>([
     ["no weights", ["--weights", "/nowhere", "--ids", "1"], 3, "/nowhere: No such file or directory"],
     ["an id outside the vocabulary", ["--ids", "1,1024"], 3, "token id 1024 is outside the vocabulary"],

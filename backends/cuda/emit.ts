@@ -7,6 +7,7 @@ import { writeFileHashed } from "../files.ts";
 import {
   alignment,
   cudaPrelude,
+  type GemmShape,
   type Kernel,
   type PackedWeight,
   type Phase,
@@ -90,7 +91,7 @@ const sharedFiles = {
   "gemma.py": "gemma.py",
   "main.c": "main.cu",
 };
-const ownFiles = ["README.md", "Makefile", "CMakeLists.txt", "sample.cuh"];
+const ownFiles = ["README.md", "Makefile", "CMakeLists.txt", "sample.cuh", "cublaslt.cuh"];
 const ownPart = (name: string): Promise<string> =>
   readFile(new URL(`./runtime/${name}`, import.meta.url), "utf8");
 
@@ -137,6 +138,7 @@ export async function sources(
     await shared("weights.c"),
     tensorTable(layout, sums),
     await shared("map.c"),
+    products(first),
     await part("launch.cu"),
     await shared("common.c"),
     "/* Many tokens at once: T of them. */",
@@ -226,6 +228,32 @@ enum { STEP_START = ${input("start").at}, STEP_TOKENS = ${input("tokens").at}, S
 #define HEADER_SUM ${hex(head.end())}
 #define BYTES_PER_TOKEN ${bytes}.0`;
 }
+
+/** What the library may do instead, where the program is built with it. */
+function products({ prefill }: Plan): string {
+  const found = new Map<string, string>();
+  for (const { kernel, product, bindings } of prefill.dispatches) {
+    const weight = bindings.find((b) => b.space === "weight")?.weight;
+    if (!product || !weight || !libraryTakes(product)) continue;
+    const { name } = kernel;
+    const sizes = [weight.rows, weight.columns, weight.rowBytes / 2].join(", ");
+    found.set(name, `  {(const void *)${name}, ${sizes}, ${product.epilogue.gate !== undefined}},`);
+  }
+  const body =
+    found.size > 0
+      ? `/* The products that cuBLASLt computes in the place of these kernels, x as the sum of so many bf16. */
+enum { PRODUCT_PARTS = 2 };
+static const struct product products[] = {\n${[...found.values()].join("\n")}\n};`
+      : `#error "this model has no products for cuBLASLt, which takes matrices of bf16: build it without GEMMAC_CUBLASLT"`;
+  return `#ifdef GEMMAC_CUBLASLT\n${body}\n#endif`;
+}
+
+/** It reads rows from multiples of 16 bytes. */
+const libraryTakes = ({ format, columns, epilogue: { gate, softcap } }: GemmShape): boolean =>
+  format.dtype === "bf16" &&
+  columns % 8 === 0 &&
+  (gate === undefined || gate === "gelu") &&
+  softcap === undefined;
 
 /** Where the scores of a phase lie in the arena. */
 function scoresOf(phase: Phase): number {

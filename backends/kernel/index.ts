@@ -2,6 +2,7 @@ import type { Pass } from "../../passes/pass.ts";
 import { parsePipeline } from "../../passes/pipeline.ts";
 
 export type { Kernel } from "./lang/index.ts";
+export type { GemmShape } from "./library/products/gemm.ts";
 export { type PlanOptions, plan } from "./plan/plan.ts";
 export type * from "./plan/types.ts";
 export { alignment, packedBytes } from "./plan/weights.ts";

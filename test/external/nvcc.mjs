@@ -2,9 +2,9 @@
 // that has fewer than 32 KB of weights in flight on a multiprocessor. No GPU is needed.
 // Usage: node test/external/nvcc.mjs NVCC [sm_80 sm_90 …]
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { legalize } from "../../dist/backends/backend.js";
 import { cuda, layOutCuda } from "../../dist/backends/cuda/index.js";
 import { sources } from "../../dist/backends/cuda/emit.js";
@@ -44,10 +44,10 @@ async function shaped(name, quant) {
 }
 
 /** Compiles one artifact for one kind of GPU, and says how its kernels came out. */
-function look(dir, sm) {
-  const args = ["-std=c++17", "-O3", `-arch=${sm}`, "-Xptxas", "-v", "-cubin", "-o", join(scratch, "gemma.cubin"), join(dir, "gemma.cu")];
+function look(dir, sm, ...flags) {
+  const args = ["-std=c++17", "-O3", ...flags, `-arch=${sm}`, "-Xptxas", "-v", "-cubin", "-o", join(scratch, "gemma.cubin"), join(dir, "gemma.cu")];
   const { status, stdout, stderr } = spawnSync(nvcc, args, { encoding: "utf8" });
-  const label = `${dir.split("/").at(-1)} ${sm}`;
+  const label = [dir.split("/").at(-1), sm, ...flags].join(" ");
   if (status !== 0) {
     wrong++;
     console.log(`${label}: FAILED\n${stdout}${stderr}`);
@@ -88,6 +88,20 @@ for (const [name, quant] of [["gemma-2b"], ["gemma-2b", "int8"], ["gemma-2b", "i
 execFileSync("make", ["-s", "-C", demo, `NVCC=${nvcc}`, "gemma"], { stdio: "inherit" });
 const { status, stderr } = spawnSync(join(demo, "gemma"), ["--ids", "1,2"], { encoding: "utf8" });
 console.log(`the whole program links, and says: ${stderr.trim() || `exit ${status}`}`);
+// With cuBLASLt: linked where its library is, else only compiled.
+const [include, lib] = ["include", "lib"].map((name) => join(dirname(nvcc), "..", name));
+if (!existsSync(join(include, "cublasLt.h"))) console.log("SKIPPED: cuBLASLt, because its headers are not beside nvcc's");
+else {
+  look(demo, targets.at(-1), "-DGEMMAC_CUBLASLT");
+  const library = existsSync(lib) && readdirSync(lib).find((name) => name.startsWith("libcublasLt.so"));
+  if (!library) console.log("SKIPPED: linking with cuBLASLt, because the library is not there");
+  else {
+    symlinkSync(join(lib, library), join(scratch, "libcublasLt.so"));
+    execFileSync("make", ["-s", "-B", "-C", demo, `NVCC=${nvcc}`, `NVCCFLAGS=-O3 -L${scratch}`, "CUBLASLT=1", "gemma"], { stdio: "inherit" });
+    const ran = spawnSync(join(demo, "gemma"), ["--ids", "1,2"], { encoding: "utf8", env: { ...process.env, LD_LIBRARY_PATH: lib } });
+    console.log(`with cuBLASLt it links too, and says: ${ran.stderr.trim() || `exit ${ran.status}`}`);
+  }
+}
 const cmake = (...args) => spawnSync("cmake", args, { encoding: "utf8" });
 if (cmake("--version").status !== 0) console.log("SKIPPED: CMake, because there is no cmake");
 else {

@@ -220,7 +220,7 @@ template <typename T> static inline T max(T a, T b) { return a < b ? b : a; }
 
 /* The runtime. A device's memory is the process's own. */
 typedef int cudaError_t;
-enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorUnknown = 999 };
 typedef void *cudaStream_t;
 typedef std::vector<std::function<void()>> *cudaGraph_t, *cudaGraphExec_t;
 typedef int *cudaEvent_t;

@@ -31,14 +31,29 @@ struct gemma {
   gemma_see *see;
   void *user;
 #endif
+#ifdef GEMMAC_CUBLASLT
+  cublaslt library;
+#endif
 };
 
 static constexpr unsigned groups(unsigned of, unsigned per) { return (of + per - 1) / per; }
+
+#ifdef GEMMAC_CUBLASLT
+/* Leaves a product to cuBLASLt, if `kernel` is one that it stands for. */
+template <typename... Arguments> static bool multiplied(gemma *, const void *, Arguments...) { return false; }
+static bool multiplied(gemma *g, const void *kernel, uint8_t *x, uint8_t *weight, uint8_t *residual, uint8_t *y, unsigned T);
+static bool multiplied(gemma *g, const void *kernel, uint8_t *x, uint8_t *weight, uint8_t *y, unsigned T) {
+  return multiplied(g, kernel, x, weight, NULL, y, T);
+}
+#endif
 
 /* Launches a kernel after those before it; its first weights are loaded while they still run, where the GPU can. */
 template <typename... Parameters, typename... Arguments>
 static void launch(gemma *g, void (*kernel)(Parameters...), dim3 grid, unsigned threads, Arguments... arguments) {
   if (g->status != cudaSuccess) return;
+#ifdef GEMMAC_CUBLASLT
+  if (multiplied(g, (const void *)kernel, arguments...)) return;
+#endif
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
@@ -67,4 +82,31 @@ static void show(gemma *g, const char *name, int layer, const uint8_t *values, l
 #define TRACE(g, name, layer, values, rows, columns) show(g, name, layer, values, rows, columns)
 #else
 #define TRACE(g, name, layer, values, rows, columns) (void)(layer)
+#endif
+
+#ifdef GEMMAC_CUBLASLT
+static bool multiplied(gemma *g, const void *kernel, uint8_t *x, uint8_t *weight, uint8_t *residual, uint8_t *y, unsigned T) {
+  cublaslt *c = &g->library;
+  const product *p = products, *const end = products + sizeof products / sizeof *products;
+  while (p < end && p->kernel != kernel) p++;
+  if (p == end) return false;
+  const unsigned pairs = T * p->columns / 2;
+  uint8_t *rest = PRODUCT_PARTS > 1 ? c->x + (size_t)pairs * 4 : NULL, *sums = p->gated ? c->sums : y;
+  launch(g, split_bf16, dim3(groups(pairs, 256)), 256, x, c->x, rest, pairs);
+  c->status = multiply(c, g->stream, p, weight, c->x, residual ? residual : sums, residual ? 1 : 0, sums, T);
+  if (!c->status && rest) c->status = multiply(c, g->stream, p, weight, rest, sums, 1, sums, T);
+  if (c->status) g->status = cudaErrorUnknown;
+  if (p->gated) launch(g, gate_gelu, dim3(groups(p->rows / 2, 256), T), 256, sums, y, p->rows / 2);
+  return true;
+}
+
+/* The bytes of device memory that the largest product needs: of x in bf16, of what is to be gated. */
+static void product_bytes(size_t *x, size_t *sums) {
+  *x = *sums = 0;
+  for (const product &p : products) {
+    const size_t of_x = (size_t)CHUNK * p.columns * 2 * PRODUCT_PARTS, of_sums = p.gated ? (size_t)CHUNK * p.rows * 4 : 0;
+    if (of_x > *x) *x = of_x;
+    if (of_sums > *sums) *sums = of_sums;
+  }
+}
 #endif

@@ -1,6 +1,9 @@
 /* What CUDA says of the calls since the last time, in words. */
 static int check(gemma *g, cudaError_t status) {
   if (g->status == cudaSuccess) g->status = status;
+#ifdef GEMMAC_CUBLASLT
+  if (g->library.status) return fail(g, "cuBLASLt failed: %s", cublasLtGetStatusString(g->library.status));
+#endif
   return g->status == cudaSuccess ? 0 : fail(g, "the GPU failed: %s", cudaGetErrorString(g->status));
 }
 static int finish(gemma *g) { return check(g, cudaStreamSynchronize(g->stream)); }
@@ -78,7 +81,12 @@ static int open_device(gemma *g, int device) {
   g->overlap = major >= 9;
   size_t left = 0, all = 0;
   if (check(g, cudaMemGetInfo(&left, &all))) return -1;
-  const double needed = (double)(FILE_BYTES - HEADER_BYTES) + (double)ARENA_BYTES + (double)STATE_BYTES;
+  double needed = (double)(FILE_BYTES - HEADER_BYTES) + (double)ARENA_BYTES + (double)STATE_BYTES;
+#ifdef GEMMAC_CUBLASLT
+  size_t of_x, of_sums;
+  product_bytes(&of_x, &of_sums);
+  needed += (double)of_x + (double)of_sums + CUBLASLT_WORKSPACE;
+#endif
   if (needed > (double)left)
     return fail(g, "the model needs %.2f GB of GPU memory, and %s has %.2f GB left", needed / 1e9, g->device, (double)left / 1e9);
   return 0;
@@ -100,7 +108,15 @@ static int allocate(gemma *g) {
   check(g, cudaMallocHost((void **)&g->settings, sizeof *g->settings));
   check(g, cudaMallocHost((void **)&g->picked, sizeof *g->picked));
   check(g, cudaMallocHost((void **)&g->scores, VOCAB * sizeof *g->scores));
-  if (g->status != cudaSuccess) return -1;
+#ifdef GEMMAC_CUBLASLT
+  size_t of_x, of_sums;
+  product_bytes(&of_x, &of_sums);
+  check(g, cudaMalloc((void **)&g->library.x, of_x));
+  if (of_sums) check(g, cudaMalloc((void **)&g->library.sums, of_sums));
+  check(g, cudaMalloc((void **)&g->library.workspace, CUBLASLT_WORKSPACE));
+  g->library.status = cublasLtCreate(&g->library.handle);
+#endif
+  if (check(g, g->status)) return -1;
   /* Caches must hold no NaN, and counters start at zero. */
   check(g, cudaMemsetAsync(g->state, 0, STATE_BYTES, g->stream));
   check(g, cudaMemsetAsync(g->arrived, 0, sizeof *g->arrived, g->stream));
@@ -153,6 +169,12 @@ void gemma_free(gemma *g) {
   cudaFree(g->chooser);
   cudaFree(g->parts);
   cudaFree(g->arrived);
+#ifdef GEMMAC_CUBLASLT
+  cudaFree(g->library.x);
+  cudaFree(g->library.sums);
+  cudaFree(g->library.workspace);
+  if (g->library.handle) cublasLtDestroy(g->library.handle);
+#endif
   cudaFreeHost(g->step);
   cudaFreeHost(g->settings);
   cudaFreeHost(g->picked);

@@ -15,3 +15,6 @@
 
 #include "device.cuh"
 #include "sample.cuh"
+#ifdef GEMMAC_CUBLASLT
+#include "cublaslt.cuh"
+#endif

@@ -325,6 +325,7 @@ export function manyTokens(
   const cores = tensorReads(spec.format) && !spec.cut ? device.tensorCores : undefined;
   const tile = cores ? tensorTile : tileOf(device.threads);
   return {
+    product: spec,
     kernel: cores ? gemmTensor(spec, cores.exact) : gemm(spec, { threads: device.threads }),
     uniforms: { tokens, rows: piece.rows, rows_before: piece.firstRow },
     grid: [

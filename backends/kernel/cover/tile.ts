@@ -1,6 +1,7 @@
 import type { Dim } from "../../../ir/dim.ts";
 import type { Graph, Value } from "../../../ir/graph.ts";
 import type { Kernel } from "../lang/index.ts";
+import type { GemmShape } from "../library/products/gemm.ts";
 import type { Device, Extent, PackedWeight, State } from "../plan/types.ts";
 import type { Packing } from "../plan/weights.ts";
 
@@ -47,6 +48,8 @@ export interface Launch {
   readonly bind: Readonly<Record<string, Bound>>;
   readonly uniforms: Readonly<Record<string, Dim>>;
   readonly grid: readonly [x: Extent, y?: Extent, z?: Extent];
+  /** What it multiplies, if it is a product of many tokens. */
+  readonly product?: GemmShape;
 }
 
 /** A part of the graph that a few hand-written kernels compute. */

@@ -192,7 +192,7 @@ function phase({ cover: made, most, places, keep, written }: Draft, step: State)
   };
   const origins = scopes(graph);
   const dispatch = (launch: CoveredLaunch): Dispatch => {
-    const { kernel, bind, uniforms, grid } = launch;
+    const { kernel, bind, uniforms, grid, product } = launch;
     const need = <T>(found: T | undefined, what: string): T => {
       if (found === undefined) throw new Error(`kernel ${kernel.name} has no ${what}`);
       return found;
@@ -206,6 +206,7 @@ function phase({ cover: made, most, places, keep, written }: Draft, step: State)
       bindings,
       uniforms: kernel.uniforms.map((u) => need(uniforms[u.name], u.name)),
       grid: [grid[0], grid[1] ?? alone, grid[2] ?? alone],
+      ...(product && { product }),
       origin,
       layer: layer === undefined ? undefined : Number(layer),
       weightBytes: bindings.reduce((n, b) => n + (b.space === "weight" ? b.bytes : 0), 0),

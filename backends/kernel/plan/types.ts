@@ -2,6 +2,7 @@ import type { Dim } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import type { DType } from "../../../ir/type.ts";
 import type { Kernel } from "../lang/index.ts";
+import type { GemmShape } from "../library/products/gemm.ts";
 
 /**
  * How a group of weights lies in memory: matrices below one another, every row padded with zeros to a multiple of
@@ -80,6 +81,8 @@ export interface Dispatch {
   readonly origin: string;
   /** The repeated layer that it is part of. Layers with equal lists of kernels differ in bindings only. */
   readonly layer: number | undefined;
+  /** What it multiplies, if it is a product of many tokens. */
+  readonly product?: GemmShape;
   /** Bytes of weights that it reads at most: what bounds its time. */
   readonly weightBytes: number;
 }
