@@ -11,7 +11,7 @@ import { c, openSession as openC } from "../backends/c/index.ts";
 import { cuda, gpuMissing, openSession as openCuda } from "../backends/cuda/index.ts";
 import { onnx, openSession as openOnnx, Parts, type WeightStorage } from "../backends/onnx/index.ts";
 import { openPieces, openSession as openStableHlo, stablehlo } from "../backends/stablehlo/index.ts";
-import { openSession as openWgsl, programs, wgsl } from "../backends/wgsl/index.ts";
+import { halvesHere, openSession as openWgsl, programs, wgsl } from "../backends/wgsl/index.ts";
 import { UserError } from "../ir/error.ts";
 import type { Graph } from "../ir/graph.ts";
 import { clientFiles, configFile, ownCaches } from "./artifact/clients.ts";
@@ -209,19 +209,25 @@ export const targetTable = {
       artifact: wgslArtifact(graph, about, options.limits),
       beside: [],
     }),
-    prove: (request, twin) =>
-      proveWhole(request, (watch) => openOnGpu(request.dir, { ...request, watch }), twin, { stepwise: true }),
+    async prove(request, twin) {
+      const open = (exact: boolean) => (watch: Readonly<Record<string, string>>) =>
+        openOnGpu(request.dir, { ...request, watch, exact });
+      return proveWhole(request, open(true), twin, {
+        stepwise: true,
+        ...((await halvesHere()) && { asRun: open(false) }),
+      });
+    },
   },
 } as const satisfies Readonly<Record<string, Target>>;
 
 /** The program of an artifact that a GPU runs; where values are to be watched, the one that keeps them. */
-function openOnGpu(dir: string, { facts, files, watch = {} }: OpenOptions): Promise<Session> {
+function openOnGpu(dir: string, { facts, files, exact = false, watch = {} }: OpenOptions): Promise<Session> {
   const watched = Object.keys(watch);
   const path = watched.length > 0 ? programs.watched : programs.lean;
   const program = files.find((f) => f.path === path);
   if (!program)
     throw new UserError("input", `${dir}: the manifest names no ${path}`, "compile the checkpoint again");
-  return openWgsl(dir, { facts, program, watch: watched });
+  return openWgsl(dir, { facts, program, exact, watch: watched });
 }
 
 export type TargetName = keyof typeof targetTable;

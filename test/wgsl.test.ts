@@ -67,6 +67,20 @@ test("default limits suffice, and a token takes at most seven launches a layer a
   expect(program.decode.dispatches.length).toBeLessThanOrEqual(7 * program.facts.layers + 6);
 });
 
+test("what a GPU may have is used by variants; the last one of each kernel needs nothing", () => {
+  const { kernels, prefill } = JSON.parse(read("program.json")) as Program;
+  const features = kernels.map((k) => k.variants.map((v) => v.features.join()));
+  expect(features.every((all) => all.at(-1) === "")).toBe(true);
+  expect(features.some((all) => all[0] === "subgroups")).toBe(true);
+  const products = kernels.filter((k) => k.name.startsWith("gemm_"));
+  expect(products.length).toBeGreaterThan(2);
+  for (const k of products) {
+    expect(k.variants[0]).toMatchObject({ path: `kernels/f16/${k.name}.wgsl`, features: ["shader-f16"] });
+    expect(read(`kernels/f16/${k.name}.wgsl`)).toMatch(/^enable f16;/);
+    expect(prefill.dispatches.some((d) => kernels[d.kernel] === k)).toBe(true);
+  }
+});
+
 test.each(["gemma-2b", "gemma-2-2b", "gemma-3-1b"] as const)(
   "a token of %s takes at most seven launches a layer",
   (name) => {

@@ -5,7 +5,7 @@ import { defaultLimits, parseLimits } from "./limits.ts";
 
 export { type Layout, layOut, programs } from "./emit.ts";
 export { defaultLimits, parseLimits } from "./limits.ts";
-export { dawn, type OpenOptions, openSession } from "./session.ts";
+export { dawn, halvesHere, type OpenOptions, openSession } from "./session.ts";
 
 export interface WgslOptions extends CacheSize {
   /** Device limits to count on beyond what WebGPU promises, such as `maxStorageBufferBindingSize=1073741824`. */

@@ -19,7 +19,10 @@ export const factOf = ({ path, text }: TextFile): FileFact => ({
   sha256: createHash("sha256").update(text).digest("hex"),
 });
 
-/** Each kernel of the plan, and those that draw tokens, as a file of its own, and those that combine what all threads have with subgroups twice. */
+/**
+ * Each kernel of the plan, and those that draw tokens, as a file of its own. Those that combine what all threads have
+ * come with subgroups too, and products of many tokens in halves.
+ */
 export function printKernels(plan: Plan, sampler?: Sampler): { files: TextFile[]; kernels: KernelFile[] } {
   const files: TextFile[] = [];
   const reads = readOnly(plan);
@@ -31,18 +34,19 @@ export function printKernels(plan: Plan, sampler?: Sampler): { files: TextFile[]
   const kernels = all.map((k): KernelFile => {
     const odd = k.uniforms.find((u) => u.type !== "u32");
     if (odd) throw new Error(`${k.name}: the uniform ${odd.name} is no whole number`);
-    const print = (subgroups: boolean) =>
+    const print = (of: Kernel, subgroups: boolean) =>
       k.buffers
         .filter((m) => m.space === "input" && !reads(k, m))
         .reduce(
           (t, { name }) => t.replace(`var<storage, read> ${name}:`, `var<storage, read_write> ${name}:`),
-          wgsl(k, { subgroups }),
+          wgsl(of, { subgroups }),
         );
-    const [plain, fast] = [print(false), print(true)];
+    const [plain, fast] = [print(k, false), print(k, true)];
     return {
       name: k.name,
       buffers: k.buffers.map((m) => (reads(k, m) ? "read" : "write")),
       variants: [
+        ...(k.half ? [variant(`kernels/f16/${k.name}.wgsl`, print(k.half, false), ["shader-f16"])] : []),
         ...(fast === plain ? [] : [variant(`kernels/subgroups/${k.name}.wgsl`, fast, ["subgroups"])]),
         variant(`kernels/${k.name}.wgsl`, plain, []),
       ],

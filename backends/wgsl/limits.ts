@@ -76,6 +76,7 @@ export const deviceOf = (limits: Limits): Device => ({
   buffers: limits.maxStorageBuffersPerShaderStage,
   prefetch: false,
   splits: 8,
+  halves: true,
   // Groups of one launch cannot wait for each other in WGSL.
   lastArriver: false,
 });
@@ -111,6 +112,6 @@ export function needsOf(plan: Plan, kernels: readonly Kernel[], texts: readonly 
 function sharedBytes(text: string): number {
   let sum = 0;
   for (const [, element = "", length] of text.matchAll(/var<workgroup> \w+: array<(.+), (\d+)>;/g))
-    sum += 4 * Number(/^vec(\d)/.exec(element)?.[1] ?? 1) * Number(length);
+    sum += (/f16/.test(element) ? 2 : 4) * Number(/^vec(\d)/.exec(element)?.[1] ?? 1) * Number(length);
   return sum;
 }

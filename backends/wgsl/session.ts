@@ -26,6 +26,8 @@ export interface OpenOptions {
   readonly program: FileFact;
   /** Origins of values to hand out with each step. */
   readonly watch: readonly string[];
+  /** Whether all products are to be in f32, on GPUs that are faster at halves too. */
+  readonly exact?: boolean;
   readonly notice?: (message: string) => void;
 }
 
@@ -34,11 +36,16 @@ export interface OpenOptions {
  * code of an artifact is run here. Throws UserError when there is no WebGPU or the artifact is damaged.
  */
 export async function openSession(dir: string, options: OpenOptions): Promise<Session> {
-  const { facts, program, watch, notice = () => {} } = options;
+  const { facts, program, watch, exact = false, notice = () => {} } = options;
   const gpu = await dawn();
   const runtime = await loadRuntime();
   const model = await runtime
-    .loadModel(pathToFileURL(`${dir}/`), program, { gpu, cache: false, onNotice: notice })
+    .loadModel(pathToFileURL(`${dir}/`), program, {
+      gpu,
+      cache: false,
+      ...(exact && { halves: false }),
+      onNotice: notice,
+    })
     .catch((e) => {
       throw inWords(e, dir);
     });
@@ -108,6 +115,13 @@ export async function dawn(): Promise<object> {
       { cause },
     );
   }
+}
+
+/** Whether artifacts multiply in halves on the GPU here, unless they are to be exact. */
+export async function halvesHere(): Promise<boolean> {
+  const adapter = await ((await dawn()) as GPU).requestAdapter();
+  if (!adapter?.features.has("shader-f16")) return false;
+  return !adapter.info.isFallbackAdapter;
 }
 
 function inWords(e: unknown, dir: string): unknown {

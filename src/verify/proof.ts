@@ -41,7 +41,7 @@ export interface ProofRequest {
   readonly ids: readonly number[];
 }
 
-interface Worst {
+export interface Worst {
   readonly origin: string;
   readonly share: number;
   readonly allowed: number;
@@ -55,8 +55,8 @@ export interface Proof {
   readonly instead?: string;
   /** The largest difference of any activation, as a share of the largest value there, and where it is. */
   readonly worst: Worst;
-  /** The same of products as they run, where they round what they multiply. */
-  readonly rounded?: Worst;
+  /** The same of products as they run, where they round what they multiply to so many bits. */
+  readonly rounded?: Worst & { readonly bits: 8 | 16 };
   /** The artifact's scores for the next token against those of the graph it was made from. */
   readonly scores: RowAgreement;
   /** What passes that may change results did to the scores; absent when there were none. */
@@ -185,7 +185,7 @@ async function held(
     tokens: ids.length,
     worst: rounded.share > rounded.allowed ? rounded : worst,
     scores: agreement,
-    ...(rounded !== nothing && { rounded }),
+    ...(rounded !== nothing && { rounded: { ...rounded, bits: 8 as const } }),
   };
   const loss = await lossOf(request, want.logits);
   return loss ? { ...proof, loss } : proof;

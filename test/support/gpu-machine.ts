@@ -32,7 +32,7 @@ export class GpuMachine implements Machine {
   static async open(): Promise<readonly [GpuMachine, readonly string[]]> {
     const adapter = await ((await dawn()) as GPU).requestAdapter();
     if (!adapter) throw new Error("the GPU is gone");
-    const requiredFeatures = (["subgroups"] as const).filter((f) => adapter.features.has(f));
+    const requiredFeatures = (["subgroups", "shader-f16"] as const).filter((f) => adapter.features.has(f));
     return [new GpuMachine(await adapter.requestDevice({ requiredFeatures })), requiredFeatures];
   }
 

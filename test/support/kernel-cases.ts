@@ -41,7 +41,7 @@ function coded(dtype: "i8" | "i4", block: number, zeros: boolean, rows: number, 
   return { codes, scale, zero, values, over: (v: Value) => quant_linear(v, codes, scale, zero) };
 }
 
-const products: KernelCase[] = [
+export const products: readonly KernelCase[] = [
   ...(["f32", "f16", "bf16"] as const).map((dtype) => ({
     name: `linear ${dtype} 24 to 1003`,
     graph: graph(linear(x(24), f32(weight(dtype, 1003, 24))), x(24)),
@@ -83,6 +83,16 @@ const products: KernelCase[] = [
       values: { ...gate.values, ...up.values },
     };
   }),
+  // Outside what halves hold, by far.
+  ...[1e-7, 1e7].map((size) => ({
+    name: `linear of vectors as large as ${size}`,
+    graph: graph(linear(x(72), weight("f32", 10, 72)), x(72)),
+    tokens: [5],
+    values: {
+      x: (shape: readonly number[]) => wholes(-50, 49)(shape).map((n) => (n / 50) * size),
+      "w.f32.10x72": (shape: readonly number[]) => wholes(-9, 9)(shape).map((n) => n * (size < 1 ? 100 : 1)),
+    },
+  })),
   {
     name: "linear i8 with one scale a row that ends in the middle of 16 bytes",
     ...(() => {

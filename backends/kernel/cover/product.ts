@@ -326,7 +326,7 @@ export function manyTokens(
   const tile = cores ? tensorTile : tileOf(device.threads);
   return {
     product: spec,
-    kernel: cores ? gemmTensor(spec, cores.exact) : gemm(spec, { threads: device.threads }),
+    kernel: cores ? gemmTensor(spec, cores.exact) : gemm(spec, device),
     uniforms: { tokens, rows: piece.rows, rows_before: piece.firstRow },
     grid: [
       {

@@ -155,7 +155,7 @@ export class Expr<out T extends Type = Type> {
     if (lanes(type).count !== lanes(this.type).count) throw mismatch(`convert to ${type}`, this);
     if (this.node.kind === "literal") {
       const value = Number(this.node.value);
-      return literal(type, type === "f32" ? value : Math.trunc(value));
+      return literal(type, type === "f32" || type === "f16" ? value : Math.trunc(value));
     }
     return (this.type as Type) === type
       ? (this as unknown as Expr<U>)

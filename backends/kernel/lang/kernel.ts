@@ -83,6 +83,11 @@ export interface Kernel {
   readonly shared: readonly Memory[];
   readonly tables: readonly Memory[];
   readonly body: readonly Stmt[];
+  /**
+   * The same for devices that are faster at f16, which rounds more: equal in name, buffers, uniforms and grid, so that
+   * either can be launched.
+   */
+  readonly half?: Kernel;
 }
 
 /** Every statement, outer before inner. */

@@ -1,6 +1,6 @@
 /** What a variable, a register or an element of memory can hold. Narrow floats and codes are unpacked when loaded. */
-export type Scalar = "f32" | "i32" | "u32" | "bool";
-export type Vector = `${"f32" | "i32" | "u32"}x${2 | 4}`;
+export type Scalar = "f32" | "f16" | "i32" | "u32" | "bool";
+export type Vector = `${"f32" | "f16" | "i32" | "u32"}x${2 | 4}`;
 export type Type = Scalar | Vector;
 
 /** The type of one lane: `f32` for `f32x4`. */
@@ -11,6 +11,3 @@ export function lanes(type: Type): { readonly scalar: Scalar; readonly count: nu
   const [scalar, count] = type.split("x") as [Scalar, string | undefined];
   return { scalar, count: Number(count ?? 1) };
 }
-
-/** Bytes of one element in memory. */
-export const bytesOf = (type: Type): number => 4 * lanes(type).count;

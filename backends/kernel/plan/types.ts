@@ -141,6 +141,8 @@ export interface Device {
   readonly busy?: number;
   /** Whether warps of 32 threads multiply bf16 (`exact`: operands of 16 bits, as two of them); not, when left out. */
   readonly tensorCores?: { readonly exact: boolean };
+  /** Whether products of many tokens come in a variant that multiplies halves (f16), for devices that have them. */
+  readonly halves?: boolean;
   /** Whether groups can see each other's writes within one launch (a fence and a counter). */
   readonly lastArriver: boolean;
 }

@@ -24,7 +24,7 @@ import {
   type StatementPrinters,
 } from "./statement.ts";
 
-const scalars = { f32: "float", i32: "int32_t", u32: "uint32_t", bool: "bool" } as const;
+const scalars = { f32: "float", f16: "_Float16", i32: "int32_t", u32: "uint32_t", bool: "bool" } as const;
 const type = (t: Type): string => {
   const { scalar, count } = lanes(t);
   return count === 1 ? scalars[scalar] : `${scalar}x${count}`;
@@ -33,7 +33,7 @@ const type = (t: Type): string => {
 const dialect = (isArray: (name: string) => boolean): Dialect => ({
   type,
   literal: (scalar, value) => {
-    if (scalar === "f32") {
+    if (scalar === "f32" || scalar === "f16") {
       const v = Number(value);
       if (Number.isNaN(v)) return "NAN";
       if (!Number.isFinite(Math.fround(v))) return v > 0 ? "INFINITY" : "-INFINITY";
@@ -87,6 +87,10 @@ typedef int32_t i32x2 __attribute__((vector_size(8)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef uint32_t u32x2 __attribute__((vector_size(8)));
 typedef uint32_t u32x4 __attribute__((vector_size(16)));
+#ifdef __FLT16_MAX__
+typedef _Float16 f16x2 __attribute__((vector_size(4)));
+typedef _Float16 f16x4 __attribute__((vector_size(8)));
+#endif
 /** Which group of a launch runs. */
 typedef struct { uint32_t x, y, z; } Group;
 

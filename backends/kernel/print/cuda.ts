@@ -13,10 +13,11 @@ import {
   type StatementPrinters,
 } from "./statement.ts";
 
-const scalars = { f32: "float", i32: "int", u32: "unsigned", bool: "bool" } as const;
+const scalars = { f32: "float", f16: "half", i32: "int", u32: "unsigned", bool: "bool" } as const;
 const vectors = { f32: "float", i32: "int", u32: "uint" } as const;
 const type = (t: Type): string => {
   const { scalar, count } = lanes(t);
+  if (scalar === "f16") throw new Error("in CUDA halves are multiplied by tensor cores only");
   return count === 1 || scalar === "bool" ? scalars[scalar] : `${vectors[scalar]}${count}`;
 };
 

@@ -38,6 +38,7 @@ const dialect: Dialect = {
       const v = Number(value);
       return Number.isFinite(Math.fround(v)) ? decimal(v) : `float_of(${bitsOf(v)}u)`;
     }
+    if (scalar === "f16") return `${value}h`;
     return scalar === "u32" ? `${value}u` : `${value}`;
   },
   name: (name, of) => (of === "uniform" ? `launch.${name}` : name),
@@ -148,6 +149,7 @@ export function wgsl(k: Kernel, options: WgslOptions = {}): string {
   });
   const main = out.toString();
   if (subgroups) text.add("enable subgroups;", "");
+  if (/\bf16\b/.test(main)) text.add("enable f16;", "");
   text.add(...comment(k.doc), "");
   k.buffers.forEach((m, i) => void text.add(`@group(0) @binding(${i}) ${buffer(m)}`));
   if (k.uniforms.length > 0) {

@@ -40,7 +40,14 @@ export function knownAnswer(
   };
 }
 
-const views = { f32: Float32Array, i32: Int32Array, u32: Uint32Array, bool: Uint32Array } as const;
+// Halves stand in variants of kernels only, which are held to what the kernel itself gives.
+const views = {
+  f32: Float32Array,
+  f16: Float32Array,
+  i32: Int32Array,
+  u32: Uint32Array,
+  bool: Uint32Array,
+} as const;
 
 /** A buffer of a small case, as large as what is touched of it. */
 class Held implements JsMemory {

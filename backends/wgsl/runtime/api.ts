@@ -23,6 +23,11 @@ export interface LoadOptions {
   readonly gpu?: object;
   /** Whether weights are kept in the browser's storage (OPFS) for the next visit; true when left out. */
   readonly cache?: boolean;
+  /**
+   * Whether the prompt's products may round to halves (`shader-f16`), where the device has them. When left out they may on
+   * GPUs, and not where a processor plays one, which is slower at them. All else is in f32.
+   */
+  readonly halves?: boolean;
 }
 
 export interface SampleOptions {

@@ -142,7 +142,7 @@ async function setUp(program: Program, base: URL, options: LoadOptions): Promise
     if (!stop.signal.aborted) options.onNotice?.(message);
   };
   const signal = options.signal;
-  const gpu = await acquire(options.gpu, program);
+  const gpu = await acquire(options, program);
   let state: Progress = {
     stage: "download",
     done: 0,

@@ -153,7 +153,7 @@ function proofLine({ tokens, worst, rounded, scores, loss, instead }: Proof): st
     `KL ${kl.toExponential(1)} nats, ${top1 ? "the same" : "another"} top token`;
   const difference = `largest difference ${worst.share.toExponential(1)} of ${worst.allowed.toExponential(1)} allowed`;
   const asRun = rounded
-    ? `; as it runs, rounding to 8 bits: ${rounded.share.toExponential(1)} of ${rounded.allowed.toExponential(1)} allowed`
+    ? `; as it runs, rounding to ${rounded.bits} bits: ${rounded.share.toExponential(1)} of ${rounded.allowed.toExponential(1)} allowed`
     : "";
   const lost = loss ? `; the passes' own loss: ${agreement(loss)}` : "";
   const where = instead ? ` (${instead})` : "";

@@ -1,3 +1,4 @@
+import type { LoadOptions } from "../api.ts";
 import { GemmaError } from "../error.ts";
 import type { Program } from "../program.ts";
 
@@ -15,7 +16,7 @@ const promised: Readonly<Record<string, number>> = {
 export interface Acquired {
   readonly device: GPUDevice;
   readonly features: ReadonlySet<string>;
-  /** The adapter in words. */
+  /** The adapter in words, and the features that kernels use. */
   readonly name: string;
 }
 
@@ -26,7 +27,10 @@ export interface Pipeline {
 }
 
 /** A device that the program fits. Throws GemmaError saying what is missing, how much, and what can be done. */
-export async function acquire(given: object | undefined, program: Program): Promise<Acquired> {
+export async function acquire(
+  { gpu: given, halves }: Pick<LoadOptions, "gpu" | "halves">,
+  program: Program,
+): Promise<Acquired> {
   const gpu = (given as GPU | undefined) ?? globalThis.navigator?.gpu;
   if (!gpu) throw noWebGpu();
   const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
@@ -48,13 +52,15 @@ export async function acquire(given: object | undefined, program: Program): Prom
   }
   const beyond = Object.entries(program.limits).filter(([limit, need]) => need > (promised[limit] ?? 0));
   const wanted = new Set(program.kernels.flatMap((k) => k.variants.flatMap((v) => v.features)));
-  const features = [...wanted].filter((f) => adapter.features.has(f));
+  const inHalves = halves ?? !adapter.info.isFallbackAdapter;
+  const features = [...wanted].filter((f) => adapter.features.has(f) && (inHalves || f !== "shader-f16"));
   const device = await adapter.requestDevice({
     requiredFeatures: features as GPUFeatureName[],
     requiredLimits: Object.fromEntries(beyond),
   });
   const { vendor, architecture, description } = adapter.info;
-  const name = description || [vendor, architecture].filter(Boolean).join(" ") || "a GPU";
+  const gpuName = description || [vendor, architecture].filter(Boolean).join(" ") || "a GPU";
+  const name = [gpuName, ...features.map((f) => f.replace("shader-", ""))].join(", ");
   return { device, features: new Set(features), name };
 }
 
