@@ -41,13 +41,14 @@ export class Parts {
   /**
    * Computes `wanted` from `given` and from what clients feed. Of what is given only the parts needed count; what is
    * given and wanted too is computed from the rest. A large head gives its first rows only, other large products are
-   * computed some rows of their matrix at a time. Products round only where they are wanted `asRun`.
+   * computed some rows of their matrix at a time, so that it has no more than `numbers`. Products round only where they are
+   * wanted `asRun`.
    */
   async run(
     given: readonly Named[],
     feeds: Readonly<Record<string, Tensor>>,
     wanted: readonly string[],
-    { asRun = false } = {},
+    { asRun = false, numbers = sliceNumbers } = {},
   ): Promise<Map<string, Float32Array>> {
     const starts = new Set(given.map((t) => t.name));
     // What is given goes by another name, as a node may yield it next to what is wanted.
@@ -67,9 +68,9 @@ export class Parts {
     const product = head ? part.node.find((n) => n.output?.[0] === head) : onlyProduct(part, wanted);
     const matrix = product && matrixOf(part, product);
     const rows = head ? Math.min(matrix?.rows ?? 0, headRows) : (matrix?.rows ?? 0);
-    if (!matrix || (rows === matrix.rows && rows * matrix.columns <= sliceNumbers))
+    if (!matrix || (rows === matrix.rows && rows * matrix.columns <= numbers))
       return this.#compute(part, used, feeds, wanted);
-    const step = Math.max(1, Math.floor(sliceNumbers / matrix.columns));
+    const step = Math.max(1, Math.floor(numbers / matrix.columns));
     const slices: ReadonlyMap<string, Float32Array>[] = [];
     for (let from = 0; from < rows; from += step) {
       const slice = rowsOf(part, product, from, Math.min(step, rows - from));

@@ -9,11 +9,11 @@ import {
 import { openReference } from "../../backends/reference/index.ts";
 import type { Weights } from "../../backends/weights.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
-import { quant_linear } from "../../ir/ops/index.ts";
 import { count } from "../../ir/tensor.ts";
 import type { Law } from "../../passes/pass.ts";
 import { holdsCodes } from "../artifact/clients.ts";
 import { compare, difference, type RowAgreement } from "./compare.ts";
+import { type CodedProduct, codedProducts, roundedOrigin, withRounded } from "./rounding.ts";
 import { stages } from "./stages.ts";
 
 /** Tokens that an artifact is proven on. */
@@ -64,8 +64,8 @@ export interface Proof {
 }
 
 /**
- * f32 in another order of sums; and one product by codes as it runs, where it rounds to 8 bits what it multiplies. That
- * is the runtime's doing and only tells a broken kernel: in f32 the same codes are held to the first.
+ * f32 in another order of sums; and what rounding to 8 bits what it multiplies may do to one product by codes. That is the
+ * runtime's doing and only tells a broken kernel: of factors that are rounded already the product is held to the first.
  */
 const allowed = { float: 2e-4, rounded: 0.12 } as const;
 
@@ -78,17 +78,28 @@ export interface Twin {
 
 /**
  * Runs the reference interpreter on what an artifact must compute: the checkpoint's own graph where passes were to keep
- * results, else the graph that they made.
+ * results, else the graph that they made. These of its products are also computed of rounded factors.
  */
-export async function runTwin(request: Omit<ProofRequest, "dir">): Promise<Twin> {
-  const { compiled, original, laws, facts, originalFacts, weights, ids, activations } = request;
+export async function runTwin(
+  request: Omit<ProofRequest, "dir">,
+  products: readonly CodedProduct[] = [],
+): Promise<Twin> {
+  const { compiled, original, laws, facts, originalFacts, weights, ids } = request;
+  const watch = watched(request);
+  const more = products.flatMap((p) => (p.factor ? [p.product, p.factor] : [])).map(roundedOrigin);
   const exact = !laws.includes("free");
-  const inOrder = compiled.values().flatMap((v) => compiled.origins.get(v) ?? []);
-  const watch = inOrder.filter((origin) => Object.hasOwn(activations, origin));
-  const twin = exact
-    ? openReference(original, weights, { facts: originalFacts, watch })
-    : openReference(compiled, weights, { facts, watch });
+  const graph = exact ? original : compiled;
+  const twin = openReference(products.length > 0 ? withRounded(graph, products) : graph, weights, {
+    facts: exact ? originalFacts : facts,
+    watch: [...watch, ...more],
+  });
   return { step: await twin.append(ids, { last: true }), watch };
+}
+
+/** The origins that both sides can show, in the order of the graph. */
+function watched({ compiled, activations }: Pick<ProofRequest, "compiled" | "activations">): string[] {
+  const inOrder = compiled.values().flatMap((v) => compiled.origins.get(v) ?? []);
+  return inOrder.filter((origin) => Object.hasOwn(activations, origin));
 }
 
 /** What the passes of `request` that may change results did to the scores; undefined when there are none. */
@@ -110,22 +121,30 @@ export async function prove(
   request: ProofRequest,
   open: (dir: string, facts: ModelFacts, ids: readonly number[]) => Promise<Pieces>,
 ): Promise<Proof> {
-  const { facts, ids } = request;
-  const { step: want, watch } = await runTwin(request);
+  const { facts, ids, compiled } = request;
   const pieces = await open(request.dir, facts, ids);
   try {
-    return await held(request, pieces, watch, want);
+    const heads = headsOf(request);
+    const inner = watched(request).filter((origin) => !heads.has(origin));
+    const products = pieces.rounded ? codedProducts(compiled, inner) : [];
+    return await held(request, pieces, products, await runTwin(request, products));
   } finally {
     await pieces.close();
   }
+}
+
+/** The origins of scores. */
+function headsOf({ compiled, facts }: ProofRequest): ReadonlySet<string> {
+  const isScores = (v: Value) => v.type.rank === 3 && v.shape[2] === facts.vocab;
+  return new Set([...compiled.origins].flatMap(([v, origin]) => (isScores(v) ? [origin] : [])));
 }
 
 /** Compares the artifact's pieces with what they should give. */
 async function held(
   request: ProofRequest,
   pieces: Pieces,
-  watch: readonly string[],
-  want: Step,
+  products: readonly CodedProduct[],
+  { step: want, watch }: Twin,
 ): Promise<Proof> {
   const { compiled, facts, ids, activations } = request;
   const nothing: Worst = { origin: "", share: 0, allowed: Number.POSITIVE_INFINITY };
@@ -134,45 +153,68 @@ async function held(
     const share = shareOff(a, b);
     return share / allowed > known.share / known.allowed ? { origin, share, allowed } : known;
   };
-  const named = (some: readonly string[]) => some.map((origin) => activations[origin] as string);
-  const originsOf = (has: (v: Value) => boolean) =>
-    new Set([...compiled.origins].flatMap(([v, origin]) => (has(v) ? [origin] : [])));
-  const heads = originsOf((v) => v.type.rank === 3 && v.shape[2] === facts.vocab);
-  const products = originsOf((v) => quant_linear.of(v) !== undefined);
+  const tensor = (origin: string) => activations[origin] as string;
+  const heads = headsOf(request);
   /** What both have: an artifact may give the last tokens only, and of their scores the first ones. */
   const common = (origin: string, a: Float32Array, b: Float32Array): [Float32Array, Float32Array] => {
     if (!heads.has(origin) || b.length === a.length) return [a.subarray(-b.length), b];
     const row = b.subarray(-rowLength(b.length, ids.length, facts.vocab));
     return [a.subarray(a.length - facts.vocab).subarray(0, row.length), row];
   };
-  let scores: Float32Array | undefined;
-  const given: Named[] = [];
   // Caches of codes round what they hold, and a tie may fall either way.
   const tolerance = holdsCodes(compiled) ? allowed.rounded : allowed.float;
+  /**
+   * Runs products by codes as they run, of factors that their rounding leaves as they are, and gives those that are proven
+   * so. The others, where a kernel rounds in another way, must also do in f32.
+   */
+  const provenAsRun = async (
+    some: readonly CodedProduct[],
+    given: readonly Named[],
+  ): Promise<ReadonlySet<string>> => {
+    const run = async (factors: readonly Named[], wanted: readonly CodedProduct[]) => {
+      const names = wanted.map(({ product }) => tensor(product));
+      return (
+        (names.length > 0 && (await pieces.rounded?.(factors, names))) || new Map<string, Float32Array>()
+      );
+    };
+    const ofRounded = (origin: string) => want.watched.get(roundedOrigin(origin));
+    const named = some.filter(({ product }) => ofRounded(product));
+    const factors = new Set(named.flatMap((p) => p.factor ?? []));
+    const got = await run(rowsOf([...factors], request, ofRounded), named);
+    const proven = new Set<string>();
+    for (const { product } of named) {
+      const [a, exact, b] = [ofRounded(product), want.watched.get(product), got.get(tensor(product))];
+      if (!a || !exact || !b || shareOff(...common(product, a, b)) > allowed.float) continue;
+      worst = worse(worst, product, ...common(product, a, b), allowed.float);
+      rounded = worse(rounded, product, ...common(product, exact, b), allowed.rounded);
+      proven.add(product);
+    }
+    const others = some.filter(({ product }) => !proven.has(product));
+    const plain = await run(given, others);
+    for (const { product } of others) {
+      const [a, b] = [want.watched.get(product), plain.get(tensor(product))];
+      if (a && b) rounded = worse(rounded, product, ...common(product, a, b), allowed.rounded);
+    }
+    return proven;
+  };
+  let scores: Float32Array | undefined;
+  const given: Named[] = [];
   for (const { origins } of stages(compiled, watch)) {
     const last = origins.includes(watch.at(-1) as string);
     // Scores may be cut, and then are of no use to what comes after.
-    given.push(
-      ...rowsOf(
-        origins.filter((o) => !heads.has(o)),
-        request,
-        want.watched,
-      ),
-    );
-    const wanted = last ? [...named(origins), "logits"] : named(origins);
-    const got = await pieces.run(given, wanted);
-    const pairs = origins.flatMap((origin) => {
-      const [name, a] = [activations[origin] as string, want.watched.get(origin)];
-      const b = got.get(name);
-      return !a || !b || name === "logits" ? [] : [{ origin, name, a, b }];
-    });
-    for (const { origin, a, b } of pairs) worst = worse(worst, origin, ...common(origin, a, b), tolerance);
+    const known = origins.filter((o) => !heads.has(o));
+    given.push(...rowsOf(known, request, (o) => want.watched.get(o)));
+    const coded = products.filter(({ product }) => origins.includes(product));
+    const proven = await provenAsRun(coded, given);
+    const others = origins.filter((origin) => !proven.has(origin));
+    const wanted = [...others.map(tensor), ...(last ? ["logits"] : [])];
+    const got = wanted.length > 0 ? await pieces.run(given, wanted) : new Map<string, Float32Array>();
+    for (const origin of others) {
+      const [a, b] = [want.watched.get(origin), got.get(tensor(origin))];
+      if (a && b && tensor(origin) !== "logits")
+        worst = worse(worst, origin, ...common(origin, a, b), tolerance);
+    }
     if (last) scores = got.get("logits");
-    const coded = pairs.filter(({ origin }) => products.has(origin) && !heads.has(origin));
-    if (!pieces.rounded || coded.length === 0) continue;
-    const asRun = await pieces.rounded(given, named(coded.map(({ origin }) => origin)));
-    for (const { origin, name, a } of coded)
-      rounded = worse(rounded, origin, ...common(origin, a, asRun.get(name) ?? a), allowed.rounded);
   }
   if (!scores) throw new Error("the artifact gives no logits");
   // A large head is checked on its first rows; with all tokens scored, the last one's row stands at the end.
@@ -195,11 +237,11 @@ async function held(
 function rowsOf(
   origins: readonly string[],
   { compiled, activations, ids }: ProofRequest,
-  values: ReadonlyMap<string, Float32Array>,
+  valueOf: (origin: string) => Float32Array | undefined,
 ): Named[] {
   const made = new Map([...compiled.origins].map(([v, origin]) => [origin, v]));
   return origins.flatMap((origin) => {
-    const [name, all, v] = [activations[origin], values.get(origin), made.get(origin)];
+    const [name, all, v] = [activations[origin], valueOf(origin), made.get(origin)];
     if (!name || !all || v?.type.rank !== 3) return [];
     const dims = [1, v.shape[1] === 1 ? 1 : ids.length, v.fixed(2)];
     return [{ name, data: all.subarray(-count(dims)), dims }];

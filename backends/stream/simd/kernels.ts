@@ -134,7 +134,7 @@ const round = (to: Codes) =>
   });
 
 /** The most vectors of two sums that are kept at once. */
-export const mostPairs = 4;
+export const mostPairs = 6;
 
 /**
  * Sums over a row of f32, `w` to `end`, each in the order of its columns and in f64: at `out` two for each of `pairs`.
