@@ -4,19 +4,27 @@ import { join } from "node:path";
 import * as ort from "onnxruntime-node";
 import { afterAll, describe, expect, test } from "vitest";
 import { legalize } from "../backends/backend.ts";
+import { plan } from "../backends/kernel/index.ts";
 import { onnx } from "../backends/onnx/index.ts";
 import { evaluate } from "../backends/reference/index.ts";
 import { moduleOf } from "../backends/stablehlo/emit.ts";
 import { stablehlo } from "../backends/stablehlo/index.ts";
 import { exportedBlob, flatTrees } from "../backends/stablehlo/jax/exported.ts";
 import { Worker } from "../backends/stablehlo/jax/worker.ts";
+import { WeightStream } from "../backends/stream/index.ts";
 import type { Weights } from "../backends/weights.ts";
+import { defaultLimits } from "../backends/wgsl/index.ts";
+import { deviceOf } from "../backends/wgsl/limits.ts";
+import { size } from "../ir/dim.ts";
 import type { Graph } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
 import type { HostTensor } from "../ir/tensor.ts";
 import type { DType } from "../ir/type.ts";
 import { bindSizes } from "../passes/specialize/bind-sizes.ts";
+import { findGpu } from "./support/gpu.ts";
+import { GpuMachine } from "./support/gpu-machine.ts";
 import { findJax } from "./support/jax.ts";
+import { PlanRun } from "./support/kernel-machine.ts";
 import { fill, onlyPrepares, opCases, sizes, symbolicCases } from "./support/ops.ts";
 
 let worker: Worker | undefined;
@@ -64,6 +72,35 @@ const backends: Record<
 };
 
 if (jax) backends.stablehlo = xla;
+const gpu = await findGpu();
+if ("name" in gpu) backends.wgsl = onGpu;
+else test.skip(`wgsl: ${gpu.missing}`, () => {});
+
+let machine: GpuMachine | undefined;
+/** Runs a graph as launches of the kernels that WGSL artifacts have, its sizes bound. */
+async function onGpu(g: Graph, inputs: Record<string, HostTensor>): Promise<Record<string, HostTensor>> {
+  machine ??= (await GpuMachine.open())[0];
+  const fed = g.with({ inputs: g.inputs.filter((v) => v.dtype !== "i4" && v.dtype !== "i8") });
+  const planned = plan(fed, { device: deviceOf(defaultLimits), tokens: sizes.T, sizes });
+  machine.prepare(planned, []);
+  const run = new PlanRun(planned, machine);
+  const stream = new WeightStream(fed, weightsOf(g, inputs), () => {});
+  await run.load(stream);
+  await stream.close();
+  for (const v of fed.inputs) {
+    const { data } = inputs[String(v.attrs.name)] as HostTensor;
+    run.set(String(v.attrs.name), v.dtype === "f32" ? Float32Array.from(data) : Int32Array.from(data));
+  }
+  run.run(planned.prefill, sizes);
+  const made = await Promise.all(
+    Object.entries(planned.prefill.outputs).map(async ([name, r]) => {
+      const shape = r.shape.map((d) => size(d, sizes));
+      return [name, { shape, data: await run.result(r, sizes) }] as const;
+    }),
+  );
+  run.free();
+  return Object.fromEntries(made);
+}
 
 /** Runs a graph in XLA, its sizes bound, by a process that all tests share. */
 async function xla(g: Graph, inputs: Record<string, HostTensor>): Promise<Record<string, HostTensor>> {

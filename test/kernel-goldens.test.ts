@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { kernelPasses, type Plan, plan, type Result } from "../backends/kernel/index.ts";
+import { kernelPasses, Names, type Plan, plan, type Result } from "../backends/kernel/index.ts";
 import { evaluate } from "../backends/reference/index.ts";
 import { WeightStream } from "../backends/stream/index.ts";
 import { size } from "../ir/dim.ts";
@@ -25,6 +25,8 @@ const device = {
   lastArriver: false,
 };
 
+const kernelNames = new Names();
+
 interface Opened {
   readonly golden: Golden;
   readonly plan: Plan;
@@ -38,7 +40,7 @@ async function open(name: string): Promise<Opened> {
   const { graph } = runPasses(modelGraph(checkpoint).graph, kernelPasses({ capacity, allLogits: true }));
   return {
     golden: await readGolden(dir),
-    plan: plan(graph, { device, tokens }),
+    plan: plan(graph, { device, tokens, names: kernelNames }),
     stream: new WeightStream(graph, checkpoint.weights, () => {}),
     close: () => checkpoint.close(),
   };

@@ -9,6 +9,7 @@ import {
   cudaPrelude,
   type GemmShape,
   type Kernel,
+  Names,
   type PackedWeight,
   type Phase,
   type Plan,
@@ -47,7 +48,8 @@ export function layOutCuda({ graph, facts }: Pick<EmitRequest, "graph" | "facts"
       "compile a model that scores words",
     );
   const tokens = Math.min(chunk, facts.context);
-  const plans = cuts.map((cut) => ({ cut, plan: plan(graph, { device: cut.device, tokens }) }));
+  const names = new Names();
+  const plans = cuts.map((cut) => ({ cut, plan: plan(graph, { device: cut.device, tokens, names }) }));
   const first = (plans[0] as (typeof plans)[number]).plan;
   const weights = layOutTensors(distinct(first.weights));
   const offsets = new Map(weights.tensors.map((t) => [t.weight.name, t.offset - weights.header.length]));

@@ -1,6 +1,7 @@
 import type { Pass } from "../../passes/pass.ts";
 import { parsePipeline } from "../../passes/pipeline.ts";
 
+export { Names } from "./generic/names.ts";
 export type { Kernel } from "./lang/index.ts";
 export type { GemmShape } from "./library/products/gemm.ts";
 export { type PlanOptions, plan } from "./plan/plan.ts";

@@ -1,8 +1,8 @@
 import type { Graph } from "../../ir/graph.ts";
 import { update } from "../../ir/ops/index.ts";
-import type { About, EmitRequest, Emitted, EmittedFile, ModelFacts } from "../backend.ts";
+import type { About, EmitRequest, Emitted, EmittedFile } from "../backend.ts";
 import { writeFileHashed } from "../files.ts";
-import { type Plan, plan } from "../kernel/index.ts";
+import { Names, type Plan, plan } from "../kernel/index.ts";
 import { factOf, printKernels, type TextFile } from "./kernels.ts";
 import { deviceOf, holdTo, type Limits, needsOf } from "./limits.ts";
 import { declarationText, type ModuleFacts, moduleText } from "./package/module.ts";
@@ -32,8 +32,11 @@ export interface Layout {
 /** Lays out the artifact of `graph` for devices with these limits. Reads no weights. */
 export function layOut(graph: Graph, about: About, limits: Limits): Layout {
   const { facts } = about;
-  const lean = planOf(graph, facts, limits, []);
-  const watched = watchedPlan(graph, facts, limits);
+  const names = new Names();
+  const planOf = (keep: readonly string[]): Plan =>
+    plan(graph, { device: deviceOf(limits), tokens: Math.min(tokens, facts.context), keep, names });
+  const lean = planOf([]);
+  const watched = watchedPlan(graph, limits, planOf);
   const sampler = samplerFor(lean, deviceOf(limits), limits.maxComputeInvocationsPerWorkgroup);
   const { files, kernels } = printKernels(lean, sampler);
   const launched = [...lean.kernels, ...(sampler?.launches ?? []).map((l) => l.kernel)];
@@ -78,26 +81,14 @@ export async function emit(request: EmitRequest, limits: Limits): Promise<Emitte
   return { files: [...files, ...written], activations: layout.activations };
 }
 
-const planOf = (
-  graph: Graph,
-  { context }: Pick<ModelFacts, "context">,
-  limits: Limits,
-  keep: readonly string[],
-): Plan => plan(graph, { device: deviceOf(limits), tokens: Math.min(tokens, context), keep });
-
 /** The same with every named value kept; of large models those between layers, so that they fit one buffer. */
-function watchedPlan(graph: Graph, facts: ModelFacts, limits: Limits): Plan {
+function watchedPlan(graph: Graph, limits: Limits, planOf: (keep: readonly string[]) => Plan): Plan {
   const all = [...graph.origins.values()];
-  const made = planOf(graph, facts, limits, all);
+  const made = planOf(all);
   const between = /^model\/(embed_tokens|layers\.\d+|norm)$/;
   return made.arenaBytes <= limits.maxBufferSize
     ? made
-    : planOf(
-        graph,
-        facts,
-        limits,
-        all.filter((origin) => between.test(origin)),
-      );
+    : planOf(all.filter((origin) => between.test(origin)));
 }
 
 /** What people load: the module with its types, the npm package, the page. */

@@ -96,4 +96,9 @@ export const layers: KernelCase[] = [
   layer({ heads: 3, kvHeads: 3, headDim: 12, slots: 50, at: 40, window: 7, softcap: 2 }),
   layer({ heads: 4, kvHeads: 1, headDim: 16, slots: 20, at: 3, norm: true, branch: true }),
   layer({ heads: 4, kvHeads: 2, headDim: 12, slots: 20, at: 0, branch: true }),
+  {
+    ...layer({ heads: 4, kvHeads: 1, headDim: 24, slots: 40, at: 6 }),
+    name: "layer whose projections no binding holds, not even the queries'",
+    limit: 64 * 128,
+  },
 ];

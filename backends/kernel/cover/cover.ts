@@ -13,6 +13,7 @@ import {
   type Source,
   storeKernel,
 } from "../generic/kernels.ts";
+import type { Names } from "../generic/names.ts";
 import type { Device, PackedWeight, State, StepInput } from "../plan/types.ts";
 import type { Packer, Packing } from "../plan/weights.ts";
 import { attend } from "./attend.ts";
@@ -32,6 +33,7 @@ export interface Stage {
   /** By the names of inputs that are no part of the step. */
   readonly states: ReadonlyMap<string, State>;
   readonly counters: State;
+  readonly names: Names;
 }
 
 export interface CoveredLaunch extends Launch {
@@ -82,6 +84,9 @@ export class Cover implements Scene, Source {
 
   get device(): Device {
     return this.#stage.device;
+  }
+  get names(): Names {
+    return this.#stage.names;
   }
   get counters(): Bound {
     return { kind: "home", home: { kind: "state", state: this.#stage.counters } };

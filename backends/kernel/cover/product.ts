@@ -213,15 +213,16 @@ function find(v: Value, scene: Scene): Match | undefined {
 function vector(v: Value, shape: Shape, first: Product, scene: Scene): Match | undefined {
   const weights = packed(shape.products, scene);
   const main = weights[0]?.[1] as PackedWeight;
-  const pieces = main.chunks;
+  const chunks = [...main.chunks.keys()];
+  const cut = chunks.length > 1;
   const gated = shape.epilogue.gate !== undefined;
-  if (pieces.length > 1 && gated) return undefined;
+  if (cut && gated) return undefined;
   const rows = gated ? main.rows / 2 : main.rows;
   const cutting = cutFor(scene.device);
   const written = (input: Input) => {
     const picked = input.makes.length === 0 ? pickedRow(input.x) : undefined;
     const spec = {
-      rows: pieces.length > 1 ? ("uniform" as const) : rows,
+      rows: cut ? ("uniform" as const) : rows,
       columns: first.columns,
       format: first.format,
       ...(input.norm && { norm: input.norm }),
@@ -238,28 +239,41 @@ function vector(v: Value, shape: Shape, first: Product, scene: Scene): Match | u
   const { input, picked, spec, kernel } = best;
   const x = picked?.x ?? input.x;
   const again = input.over(picked ? slice(x, picked.attrs) : x);
+  // As many pieces to a launch as it can bind beside the rest.
+  const most = 1 + Math.floor((scene.device.buffers - kernel.buffers.length) / weights.length);
   return {
     makes: [v, ...input.makes],
     rebuilt: [shape.rebuild(shape.products.map((p) => p.over(again))), ...input.rebuilt],
     needs: [x, ...input.needs, ...(shape.residual ? [shape.residual] : [])],
     launches: () =>
-      pieces.map((piece, chunk): Launch => {
+      inGroups(chunks, most).map((own): Launch => {
+        const bound = own.map((chunk) => main.chunks[chunk] as WeightChunk);
+        const firstRow = bound[0]?.firstRow ?? 0;
+        const count = bound.reduce((n, { rows: more }) => n + more, 0);
         const part = (of: Value): Bound =>
-          pieces.length > 1
-            ? { kind: "part", value: of, offset: piece.firstRow * 4, bytes: piece.rows * 4 }
-            : value(of);
+          cut ? { kind: "part", value: of, offset: firstRow * 4, bytes: count * 4 } : value(of);
         const bind: Record<string, Bound> = { x: value(x), ...input.bind(), y: part(v) };
         if (shape.residual) bind.residual = part(shape.residual);
-        for (const [name, w] of weights) bind[name] = chunkOf(w, main, chunk);
+        const uniforms: Record<string, Dim> = { rows: count, row: picked?.attrs.from ?? 0 };
+        own.forEach((chunk, i) => {
+          for (const [name, w] of weights) bind[nth(name, i)] = chunkOf(w, main, chunk);
+          if (i > 0) uniforms[nth("begins", i - 1)] = (bound[i]?.firstRow ?? 0) - firstRow;
+        });
         return {
-          kernel,
+          kernel: own.length > 1 ? gemv({ ...spec, pieces: own.length }, cutting) : kernel,
           bind,
-          uniforms: { rows: piece.rows, row: picked?.attrs.from ?? 0 },
-          grid: [{ of: pieces.length > 1 ? piece.rows : rows, per: rowsOfGroup(spec, cutting) }],
+          uniforms,
+          grid: [{ of: cut ? count : rows, per: rowsOfGroup(spec, cutting) }],
         };
       }),
   };
 }
+
+/** `all` in runs of at most `most`. */
+export const inGroups = <T>(all: readonly T[], most: number): T[][] =>
+  Array.from({ length: Math.ceil(all.length / most) }, (_, i) => all.slice(i * most, (i + 1) * most));
+/** What a kernel calls its buffer or uniform `name` of piece `i`. */
+export const nth = (name: string, i: number): string => (i === 0 ? name : `${name}${i + 1}`);
 
 /** A row of a matrix needs no copy; the launch says which it is. */
 function pickedRow(x: Value) {

@@ -4,7 +4,7 @@ import { embed as embedKernel } from "../library/embed.ts";
 import { type Format, isStored } from "../library/format.ts";
 import { rmsNorm } from "../library/norm.ts";
 import { plainVector } from "./input.ts";
-import { chunkOf, codedFormat, rowsOf } from "./product.ts";
+import { chunkOf, codedFormat, inGroups, nth, rowsOf } from "./product.ts";
 import { type Bound, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
 /** rms_norm, with the residual connection after it if there is one. */
@@ -98,22 +98,17 @@ function launches(v: Value, rows: Lookup, ids: number, scale: number, scene: Sce
   const all = [...matrix.chunks.keys()];
   // As many pieces to a launch as it can bind beside the step and the result.
   const most = Math.max(1, Math.floor((buffers - 2) / weights.length));
-  const shared = Array.from({ length: Math.ceil(all.length / most) }, (_, i) =>
-    all.slice(i * most, (i + 1) * most),
-  );
-  return shared.map((chunks) => {
+  return inGroups(all, most).map((chunks) => {
     const pieces = all.length > 1 ? chunks.length : 0;
     const spec = { columns: rows.columns, format: rows.format, scale, pieces };
     const bind: Record<string, Bound> = { step: { kind: "step" }, y: value(v) };
     const uniforms: Record<string, number> = { ids_at: ids };
-    // Later pieces have their number behind the name.
     for (const [i, chunk] of chunks.entries()) {
-      const nth = i === 0 ? "" : i + 1;
       weights.forEach((w, n) => {
-        bind[`${names[n]}${nth}`] = chunkOf(w, matrix, chunk);
+        bind[nth(names[n] as string, i)] = chunkOf(w, matrix, chunk);
       });
-      uniforms[`first_row${nth}`] = matrix.chunks[chunk]?.firstRow ?? 0;
-      uniforms[`rows${nth}`] = matrix.chunks[chunk]?.rows ?? 0;
+      uniforms[nth("first_row", i)] = matrix.chunks[chunk]?.firstRow ?? 0;
+      uniforms[nth("rows", i)] = matrix.chunks[chunk]?.rows ?? 0;
     }
     return { kernel: embedKernel(spec, threads), bind, uniforms, grid: [{ of: rowsOf(v), per: 1 }] };
   });

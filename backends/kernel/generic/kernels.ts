@@ -1,5 +1,4 @@
-import { createHash } from "node:crypto";
-import { product } from "../../../ir/dim.ts";
+import { type Dim, product } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import { matmul, update } from "../../../ir/ops/index.ts";
 import { type DType, dtypes } from "../../../ir/type.ts";
@@ -22,6 +21,7 @@ import {
   registerOf,
   rounded,
 } from "./element.ts";
+import type { Names } from "./names.ts";
 import { Place, Sizes } from "./place.ts";
 
 /** How a value that stands in memory is read. */
@@ -38,6 +38,7 @@ export interface Source {
   leaf(v: Value): Leaf | undefined;
   /** `v`, or what it decomposes into. */
   primitive(v: Value): Value;
+  readonly names: Names;
 }
 
 export interface Generic {
@@ -159,27 +160,31 @@ const stored = (e: Element): Expr<"f32"> =>
 const storedType = (d: DType): "f32" => (registerOf(d) === "f32" ? "f32" : "i32") as "f32";
 
 /**
- * Writes a kernel whose name comes from what it says. Buffers are bound in the order in which they are met; the
- * result is the last.
+ * Writes a kernel named after the ops in it and the shape of what it makes, such as `map_slice_2048`. Buffers are bound in
+ * the order in which they are met; the result is the last.
  */
 function generic(
   what: string,
+  made: readonly Dim[],
   doc: string,
   threads: number,
   source: Source,
   write: (k: KernelBuilder, r: Reader) => void,
 ): Generic {
   let reader: Reader | undefined;
-  const made = kernel("generic", { doc, threads }, (k) => {
+  const written = kernel("generic", { doc, threads }, (k) => {
     reader = new Reader(k, source);
     write(k, reader);
   });
   const { ops, reads, sizes } = reader as unknown as Reader;
-  const text = JSON.stringify([made.threads, made.buffers, made.uniforms, made.shared, made.body]);
-  const digest = createHash("sha256").update(text).digest("hex").slice(0, 8);
+  const { buffers, uniforms, shared, body } = written;
   const shown = [...ops].filter((op) => op !== what && op !== "constant").slice(-4);
-  const name = [what, ...shown, digest].join("_");
-  return { kernel: { ...made, name }, reads, sizes: sizes.names };
+  const dims = made.filter((d) => d !== 1).map((d) => String(d).toLowerCase().replace(/\W+/g, "_"));
+  const name = source.names.of(
+    [what, ...shown, ...dims].join("_"),
+    JSON.stringify([threads, buffers, uniforms, shared, body]),
+  );
+  return { kernel: { ...written, name }, reads, sizes: sizes.names };
 }
 
 /** All threads of the grid walk over `n` things. */
@@ -192,7 +197,7 @@ const shape = (v: Value) => `[${v.shape.join(", ")}]`;
 
 /** Each element of `v` on its own. */
 export function mapKernel(v: Value, source: Source, threads: number): Generic {
-  return generic("map", `each element of a ${v.dtype} ${shape(v)}`, threads, source, (k, r) => {
+  return generic("map", v.shape, `each element of a ${v.dtype} ${shape(v)}`, threads, source, (k, r) => {
     const n = r.sizes.of(product(v.shape));
     walk(k, n, (i) => {
       const place = new Place(k, r.sizes, v.shape, { index: i });
@@ -206,20 +211,27 @@ export function mapKernel(v: Value, source: Source, threads: number): Generic {
 export function storeKernel(v: Value, source: Source, threads: number): Generic {
   const { dest, src, start, attrs } = operands(update, v);
   const axis = v.type.axis(attrs.axis);
-  return generic("store", `${shape(src)} into ${shape(dest)}, in place`, threads, source, (k, r) => {
-    walk(k, r.sizes.of(product(src.shape)), (i) => {
-      const place = new Place(k, r.sizes, src.shape, { index: i });
-      const at = place.coordinates[axis] as Expr<"u32">;
-      const [count, all] = [r.sizes.of(src.type.at(axis)), r.sizes.of(dest.type.at(axis))];
-      const from = (r.at(start, place.moved([], [])) as Expr<"i32">).to("u32").add(at);
-      const to = place.coordinates.map((c, k) => (k === axis ? (attrs.wrap ? from.mod(all) : from) : c));
-      const value = stored(r.at(src, place));
-      const y = k.output("y", storedType(v.dtype));
-      const put = () => y.set(place.moved(dest.shape, to).index, value);
-      // In a ring the last of the numbers that fall on one place wins.
-      k.if(attrs.wrap ? count.le(at.add(all)) : from.lt(all), put);
-    });
-  });
+  return generic(
+    "store",
+    src.shape,
+    `${shape(src)} into ${shape(dest)}, in place`,
+    threads,
+    source,
+    (k, r) => {
+      walk(k, r.sizes.of(product(src.shape)), (i) => {
+        const place = new Place(k, r.sizes, src.shape, { index: i });
+        const at = place.coordinates[axis] as Expr<"u32">;
+        const [count, all] = [r.sizes.of(src.type.at(axis)), r.sizes.of(dest.type.at(axis))];
+        const from = (r.at(start, place.moved([], [])) as Expr<"i32">).to("u32").add(at);
+        const to = place.coordinates.map((c, k) => (k === axis ? (attrs.wrap ? from.mod(all) : from) : c));
+        const value = stored(r.at(src, place));
+        const y = k.output("y", storedType(v.dtype));
+        const put = () => y.set(place.moved(dest.shape, to).index, value);
+        // In a ring the last of the numbers that fall on one place wins.
+        k.if(attrs.wrap ? count.le(at.add(all)) : from.lt(all), put);
+      });
+    },
+  );
 }
 
 const reductions = {
@@ -237,7 +249,7 @@ export function reduceKernel(v: Value, source: Source, threads: number): Generic
   const x = v.inputs[0] as Value;
   const axis = v.type.axis(Number(v.attrs.axis));
   const { op, first } = reductions[name];
-  return generic(name, `${name} over axis ${axis} of ${shape(x)}`, threads, source, (k, r) => {
+  return generic(name, v.shape, `${name} over axis ${axis} of ${shape(x)}`, threads, source, (k, r) => {
     const n = r.sizes.of(x.type.at(axis));
     k.for("result", { from: k.group.x, to: r.sizes.of(product(v.shape)), step: k.groups }, (result) => {
       const place = new Place(k, r.sizes, v.shape, { index: result });
@@ -260,7 +272,7 @@ export function reduceKernel(v: Value, source: Source, threads: number): Generic
 /** Any matrix product, one thread for each element: for shapes that have no kernel of their own. */
 export function matmulKernel(v: Value, source: Source, threads: number): Generic {
   const { a, b } = operands(matmul, v);
-  return generic("matmul", `${shape(a)} times ${shape(b)}`, threads, source, (k, r) => {
+  return generic("matmul", v.shape, `${shape(a)} times ${shape(b)}`, threads, source, (k, r) => {
     const isFloat = registerOf(v.dtype) === "f32";
     walk(k, r.sizes.of(product(v.shape)), (i) => {
       const place = new Place(k, r.sizes, v.shape, { index: i });

@@ -1,5 +1,14 @@
 import type { DType } from "../../../ir/type.ts";
-import { type Expr, type KernelBuilder, quad, type Readable, range, u32, unpack } from "../lang/index.ts";
+import {
+  type Expr,
+  type KernelBuilder,
+  quad,
+  type Readable,
+  range,
+  type Type,
+  u32,
+  unpack,
+} from "../lang/index.ts";
 
 /** How the elements of a matrix are stored. */
 export interface Format {
@@ -46,20 +55,47 @@ export class Matrix {
   readonly pieces: number;
   /** Whether the last piece reaches past the columns. */
   readonly padded: boolean;
-  readonly #codes: Readable<"u32x4">;
-  readonly #scales: Readable<"f32"> | undefined;
-  readonly #zeros: Readable<"u32"> | undefined;
+  /** For a matrix in several pieces: which of them rows are in, counted from its start. All threads of a group agree. */
+  which: Expr<"u32"> = u32(0);
+  readonly #k: KernelBuilder;
+  readonly #codes: readonly Readable<"u32x4">[];
+  readonly #scales: readonly Readable<"f32">[];
+  readonly #zeros: readonly Readable<"u32">[];
 
-  /** Declares the buffers `weight` and, for codes, `scales` and `zeros`. */
-  constructor(k: KernelBuilder, format: Format, columns: number) {
+  /** Declares the buffers `weight` and, for codes, `scales` and `zeros`; as many times as it has pieces. */
+  constructor(k: KernelBuilder, format: Format, columns: number, pieces = 1) {
+    this.#k = k;
     this.format = format;
     this.columns = columns;
     this.step = 128 / bits[format.dtype];
     this.pieces = Math.ceil(columns / this.step);
     this.padded = columns % this.step !== 0;
-    this.#codes = k.weight("weight", "u32x4");
-    this.#scales = format.block ? k.weight("scales", "f32") : undefined;
-    this.#zeros = format.zero ? k.weight("zeros", "u32") : undefined;
+    const parts = range(pieces).map(() => ({
+      codes: k.weight("weight", "u32x4"),
+      scales: format.block ? [k.weight("scales", "f32")] : [],
+      zeros: format.zero ? [k.weight("zeros", "u32")] : [],
+    }));
+    this.#codes = parts.map((p) => p.codes);
+    this.#scales = parts.flatMap((p) => p.scales);
+    this.#zeros = parts.flatMap((p) => p.zeros);
+  }
+
+  /** An element of the piece that rows are in; undefined where there are no such buffers. */
+  #at<T extends Type>(name: string, type: T, all: readonly Readable<T>[], index: Expr<"u32">) {
+    const [only, ...more] = all;
+    if (!only || more.length === 0) return only?.at(index);
+    const found = this.#k.zero(name, type);
+    const from = (piece: number) => found.set((all[piece] as Readable<T>).at(index));
+    const choose = (piece: number): void =>
+      piece === more.length
+        ? from(piece)
+        : this.#k.if(
+            this.which.eq(piece),
+            () => from(piece),
+            () => choose(piece + 1),
+          );
+    choose(0);
+    return found;
   }
 
   /** Elements with one scale: a piece may span several blocks. */
@@ -71,25 +107,31 @@ export class Matrix {
   }
 
   load(row: Expr<"u32">, piece: Expr<"u32">): Expr<"u32x4"> {
-    return this.#codes.at(row.mul(this.pieces).add(piece));
+    return this.#at("of_weight", "u32x4", this.#codes, row.mul(this.pieces).add(piece)) as Expr<"u32x4">;
   }
   unpack(q: Expr<"u32x4">): Expr<"f32x4">[] {
     return unpackers[this.format.dtype](q);
   }
   /** The scale of granule `g` of a piece, where the format has scales. */
   scale(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"f32"> | undefined {
-    return this.#scales?.at(this.#block(row, piece, g));
+    return this.#at("of_scales", "f32", this.#scales, this.#block(row, piece, g));
   }
   /** The scale of the block that a column is in. */
   scaleAt(row: Expr<"u32">, column: Expr<"u32">): Expr<"f32"> | undefined {
-    return this.#scales?.at(row.mul(this.#blocks).add(this.rowScale ? 0 : column.div(this.format.block)));
+    const block = this.rowScale ? u32(0) : column.div(this.format.block);
+    return this.#at("of_scales", "f32", this.#scales, row.mul(this.#blocks).add(block));
   }
   zero(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"f32"> | undefined {
-    if (!this.#zeros) return undefined;
+    if (this.#zeros.length === 0) return undefined;
     const block = this.#blockInRow(piece, g);
     const codes = 32 / bits[this.format.dtype];
     const words = Math.ceil(this.#blocks / codes);
-    const word = this.#zeros.at(row.mul(words).add(block.div(codes)));
+    const word = this.#at(
+      "of_zeros",
+      "u32",
+      this.#zeros,
+      row.mul(words).add(block.div(codes)),
+    ) as Expr<"u32">;
     const width = bits[this.format.dtype];
     const up = u32(32 - width).sub(block.mod(codes).mul(width));
     return word

@@ -2,6 +2,7 @@ import { names, type Sizes, size } from "../../../ir/dim.ts";
 import type { Graph, Value } from "../../../ir/graph.ts";
 import { Cover, type CoveredLaunch, type Stage, slotBytes } from "../cover/cover.ts";
 import type { Bound, Home, Slot } from "../cover/tile.ts";
+import { Names } from "../generic/names.ts";
 import type { Kernel } from "../lang/index.ts";
 import { bindSizes } from "./bind-sizes.ts";
 import { arrange, type Lifetime } from "./memory.ts";
@@ -27,13 +28,18 @@ export interface PlanOptions {
   readonly keep?: readonly string[];
   /** Sizes of the graph besides T; B is 1. */
   readonly sizes?: Sizes;
+  /** Names of generic kernels, where those of several plans are to differ. */
+  readonly names?: Names;
 }
 
 /**
  * Launches and storage for a graph that went through the passes of a kernel target. Reads no weights. Throws
  * TypeError naming the value and the limit when a device cannot run it.
  */
-export function plan(graph: Graph, { device, tokens, keep = [], sizes = {} }: PlanOptions): Plan {
+export function plan(
+  graph: Graph,
+  { device, tokens, keep = [], sizes = {}, names = new Names() }: PlanOptions,
+): Plan {
   const open = bindSizes(graph, { B: 1, ...sizes });
   const most = { T: tokens };
   const inputs = stepInputs(open, most);
@@ -47,6 +53,7 @@ export function plan(graph: Graph, { device, tokens, keep = [], sizes = {} }: Pl
     device,
     packer,
     counters,
+    names,
     inputs: new Map(inputs.map((i) => [i.name, i])),
     states: new Map(states.map((s) => [s.name, s])),
   };

@@ -6,6 +6,7 @@ import {
   literal,
   range,
   select,
+  u32,
 } from "../../lang/index.ts";
 import { type Format, formatName, Matrix, numberName } from "../format.ts";
 import { type Activation, activations, softcap } from "../math.ts";
@@ -32,6 +33,8 @@ export interface Epilogue {
 export interface GemvShape {
   /** Rows of the result: half of the matrix's where it is gated. "uniform" where the launch says how many. */
   readonly rows: number | "uniform";
+  /** Pieces of the matrix that a launch binds, 1 when left out. It says at which row each but the first begins, from its own first. */
+  readonly pieces?: number;
   readonly columns: number;
   readonly format: Format;
   readonly norm?: InputNorm;
@@ -44,7 +47,7 @@ export const epilogueName = ({ gate, softcap: cap, residual }: Epilogue): string
   `${gate ? `_${gate}` : ""}${cap ? `_cap${numberName(cap)}` : ""}${residual ? "_add" : ""}`;
 
 export const gemvName = (s: GemvShape): string =>
-  `gemv_${formatName(s.format)}_${s.columns}_to_${s.rows === "uniform" ? "n" : s.rows}${s.pickRow ? "_row" : ""}` +
+  `gemv_${formatName(s.format)}_${s.columns}_to_${s.rows === "uniform" ? "n" : s.rows}${(s.pieces ?? 1) > 1 ? `_pieces${s.pieces}` : ""}${s.pickRow ? "_row" : ""}` +
   `${s.norm ? inputNormName(s.norm) : ""}${epilogueName(s.epilogue)}`;
 
 /** Neighbouring threads that share a row: no more than it has pieces. */
@@ -70,7 +73,9 @@ export function gemv(s: GemvShape, cut: Cut): Kernel {
     `${s.norm ? `, x ${inputNormDoc(s.norm)}` : ""}; ${s.columns} columns of ${formatName(s.format)}`;
   return kernel(gemvName(s), { doc, threads: cut.threads }, (k) => {
     const x = inputVector(k, s.columns, s.norm);
-    const matrix = new Matrix(k, s.format, s.columns);
+    const { pieces = 1 } = s;
+    const matrix = new Matrix(k, s.format, s.columns, pieces);
+    const begins = range(pieces - 1).map(() => k.uniform("begins"));
     const added = residual ? k.input("residual", "f32") : undefined;
     const y = k.output("y", "f32");
     const rows = s.rows === "uniform" ? k.uniform("rows") : s.rows;
@@ -87,7 +92,16 @@ export function gemv(s: GemvShape, cut: Cut): Kernel {
       return guarded ? row.min(last) : row;
     });
     const wanted = gate ? [...own, ...own.map((row) => row.add(rows))] : own;
-    const named = wanted.map((row, r) => k.let(`row${r}`, row));
+    // Pieces begin at multiples of what a group makes.
+    const piece = { which: u32(0), begin: u32(0) };
+    for (const begin of begins) {
+      const reached = begin.le(k.group.x.mul(each * (cut.threads / lanes)));
+      piece.which = select(reached, piece.which.add(1), piece.which);
+      piece.begin = select(reached, begin, piece.begin);
+    }
+    matrix.which = k.let("which", piece.which);
+    const begin = k.let("begin", piece.begin);
+    const named = wanted.map((row, r) => k.let(`row${r}`, row.sub(begin)));
     const sums = products(k, { x, offset: picked, matrix, lanes, prefetch: cut.prefetch }, named);
 
     k.if(k.thread.mod(lanes).eq(0), () => {
