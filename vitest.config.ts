@@ -7,6 +7,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // The built command line is run as it is.
+    server: { deps: { external: [/\/dist\//] } },
     // By itself vitest leaves one core idle: of two, that is half.
     maxWorkers: "100%",
   },

@@ -6,23 +6,17 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { registry } from "../ir/op.ts";
 import "../backends/onnx/index.ts"; // the ops of its own are listed too
 import { openWeights } from "../src/checkpoint/checkpoint.ts";
+import { binary, type Done, gemmac as run, tiny } from "./support/workbench.ts";
 
 const root = join(import.meta.dirname, "..");
-const binary = join(root, "dist/src/cli/main.js");
-const tiny = join(import.meta.dirname, "data/models/gemma1-mqa");
 const demo = join(root, "examples/gemma-kjv-2m");
 let tmp: string;
 beforeAll(async () => void (tmp = await mkdtemp(join(tmpdir(), "gemmac-cli-"))));
 afterAll(() => rm(tmp, { recursive: true }));
 
-interface Done {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
-
-function start(args: readonly string[], input = "", env: Record<string, string> = {}) {
-  const child = spawn(process.execPath, [binary, ...args], { cwd: tmp, env: { ...process.env, ...env } });
+/** Starts the command line as a process of its own. */
+function start(args: readonly string[], input = "") {
+  const child = spawn(process.execPath, [binary, ...args], { cwd: tmp });
   let [out, err] = ["", ""];
   child.stdout.setEncoding("utf8").on("data", (text) => void (out += text));
   child.stderr.setEncoding("utf8").on("data", (text) => void (err += text));
@@ -30,7 +24,7 @@ function start(args: readonly string[], input = "", env: Record<string, string> 
   const done = new Promise<Done>((resolve) => child.on("close", (code) => resolve({ code, out, err })));
   return { child, done };
 }
-const gemmac = (...args: string[]): Promise<Done> => start(args).done;
+const gemmac = (...args: string[]): Promise<Done> => run(tmp, args);
 
 /** One line for the user, and nothing else. */
 const complaint = (text: string) => expect.stringMatching(new RegExp(`^gemmac: [^\n]*${text}[^\n]*\n$`));

@@ -1,58 +1,15 @@
 #!/usr/bin/env node
-import { Command } from "commander";
-import { version } from "../version.ts";
-import { addCompile } from "./commands/compile.ts";
-import { addDiff } from "./commands/diff.ts";
-import { addInspect } from "./commands/inspect.ts";
-import { addLogits, addVerify } from "./commands/numbers.ts";
-import { addOps } from "./commands/ops.ts";
-import { addPasses } from "./commands/passes.ts";
-import { addPlan } from "./commands/plan.ts";
-import { addRun } from "./commands/run.ts";
-import { addView } from "./commands/view.ts";
-import { exitCodeHelp, exitCodes, isBrokenPipe, report } from "./errors.ts";
-
-/** The whole command line. Commander throws instead of exiting, and leaves errors to `report`. */
-function build(): Command {
-  const program = new Command("gemmac")
-    .description("A compiler for Gemma language models.")
-    .version(version, "-V, --version", "print the version")
-    .helpOption("-h, --help", "print help")
-    .helpCommand("help [command]", "print help for a command")
-    .exitOverride()
-    .configureOutput({ outputError: () => {} })
-    .addHelpText(
-      "after",
-      `\n${exitCodeHelp}\n\nResults go to stdout, everything else to stderr. NO_COLOR is respected.`,
-    );
-  for (const add of [
-    addCompile,
-    addRun,
-    addVerify,
-    addLogits,
-    addInspect,
-    addPlan,
-    addDiff,
-    addView,
-    addOps,
-    addPasses,
-  ])
-    add(program);
-  return program;
-}
+import { exitCodes, isBrokenPipe, report } from "./errors.ts";
+import { main } from "./program.ts";
 
 const argv = process.argv.slice(2);
-const program = build();
-const command = program.commands.find((c) => c.name() === argv[0])?.name();
-const fail = (error: unknown) => report(error, command, argv.includes("--json"));
 
 // Writing to stdout fails outside of any call of ours.
 process.on("uncaughtException", (error) => {
-  process.exit(isBrokenPipe(error) ? (process.exitCode ?? exitCodes.done) : fail(error));
+  process.exit(
+    isBrokenPipe(error)
+      ? (process.exitCode ?? exitCodes.done)
+      : report(error, undefined, argv.includes("--json")),
+  );
 });
-try {
-  await program.parseAsync(argv, { from: "user" });
-} catch (error) {
-  // Not process.exit: what is on its way to a pipe must still get there.
-  process.exitCode = fail(error);
-}
+await main(argv);
