@@ -1,9 +1,7 @@
-import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { promisify } from "node:util";
 import { afterAll, describe, expect, test } from "vitest";
 import { WeightStream } from "../backends/stream/index.ts";
 import { storedType, type Weights } from "../backends/weights.ts";
@@ -25,6 +23,7 @@ import { compile } from "../src/compile.ts";
 import { verify } from "../src/verify/verify.ts";
 import { writeGguf } from "./support/gguf-checkpoint.ts";
 import { distance, readF32, readGolden } from "./support/goldens.ts";
+import { gemmac } from "./support/workbench.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "gemmac-gguf-compile-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -123,9 +122,11 @@ describe("a quantized GGUF file", () => {
 
 test("the command line takes a GGUF file wherever it takes a checkpoint", async () => {
   const path = await writeGguf(join(models, "gemma3"), join(scratch, "cli.gguf"), () => "q8_0");
-  const main = join(import.meta.dirname, "../dist/src/cli/main.js");
-  const run = async (...args: string[]) =>
-    (await promisify(execFile)(process.execPath, [main, ...args], { encoding: "utf8" })).stdout;
+  const run = async (...args: string[]) => {
+    const { code, out } = await gemmac(scratch, args);
+    expect(code).toBe(0);
+    return out;
+  };
   const inspected = JSON.parse(await run("inspect", path, "--json"));
   expect(inspected).toMatchObject({
     kind: "checkpoint",

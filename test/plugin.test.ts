@@ -3,23 +3,23 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse } from "../ir/text/index.ts";
 import { passes } from "../passes/index.ts";
-import { library, tiny, Workbench } from "./support/workbench.ts";
+import { built, library, tiny, Workbench } from "./support/workbench.ts";
 
 let bench: Workbench;
 beforeAll(async () => void (bench = await Workbench.make()));
 afterAll(() => bench.remove());
 
 /** What the built library makes of each spec: the passes it loads, or why it does not. */
-async function loading(specs: readonly string[], how = "loadPasses"): Promise<Record<string, unknown>> {
-  const script = `import { ${how}, printPipeline } from ${library};
-    const out = {};
-    for (const spec of ${JSON.stringify(specs)})
-      out[spec] = await ${how}(spec).then(printPipeline, (e) => [e.trouble, e.message, e.next].join("|"));
-    console.log(JSON.stringify(out));`;
-  const { out, err } = await bench.script(script);
-  expect(err).toBe("");
-  return JSON.parse(out);
-}
+const loading = (specs: readonly string[], how: "loadPasses" | "loadPipeline" = "loadPasses") =>
+  bench.inside(async () => {
+    const made = new Map<string, string>();
+    for (const spec of specs)
+      made.set(
+        spec,
+        await built[how](spec).then(built.printPipeline, (e) => [e.trouble, e.message, e.next].join("|")),
+      );
+    return Object.fromEntries(made);
+  });
 
 const simple = (name: string, more = "") =>
   `import { pass } from "gemmac";\nexport default pass("${name}", { doc: "Nothing.", ${more} run: (g) => g });\n`;
@@ -205,13 +205,16 @@ export default pass("large", { doc: ".", law: "free", run: (g) => {
   return g;
 } });\n`,
     });
-    const script = `import { loadPasses, compile } from ${library};
-      for (const name of ["free", "near", "sloppy", "drops", "large"])
-        await compile(${JSON.stringify(tiny)}, { targets: ["onnx"], out: name, insert: await loadPasses("./" + name + ".ts") })
-          .then(() => console.log("ok"), (e) => console.log(e.trouble, e.message));`;
-    const { out, err } = await bench.script(script);
-    expect(err).toBe("");
-    expect(out.split("\n")).toEqual([
+    const done: string[] = [];
+    for (const name of ["free", "near", "sloppy", "drops", "large"])
+      await bench.inside(async () => {
+        const insert = await built.loadPasses(`./${name}.ts`);
+        await built.compile(tiny, { targets: ["onnx"], out: name, insert }).then(
+          () => done.push("ok"),
+          (e) => done.push(`${e.trouble} ${e.message}`),
+        );
+      });
+    expect(done).toEqual([
       "ok",
       "ok",
       expect.stringMatching(
@@ -219,7 +222,6 @@ export default pass("large", { doc: ".", law: "free", run: (g) => {
       ),
       "verify pass drops broke its law (exact): the output logits is gone",
       "verify pass large fails on a small model of the same kind: not the model I know",
-      "",
     ]);
   });
 

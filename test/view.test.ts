@@ -1,4 +1,3 @@
-import { spawnSync } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,15 +17,14 @@ import { diffGraphs, ranges } from "../src/view/diff.ts";
 import { model } from "../src/view/model.ts";
 import { embedded, escapeHtml, pageOf } from "../src/view/page.ts";
 import { Browser, browser } from "./support/browser.ts";
+import { gemmac as run, tiny } from "./support/workbench.ts";
 
-const binary = join(import.meta.dirname, "../dist/src/cli/main.js");
-const tiny = join(import.meta.dirname, "data/models/gemma1-mqa");
 let tmp: string;
 beforeAll(async () => void (tmp = await mkdtemp(join(tmpdir(), "gemmac-view-"))));
 // A browser's processes may write to its profile for a moment after it has closed.
 afterAll(() => rm(tmp, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }));
 
-const gemmac = (...args: string[]) => spawnSync(process.execPath, [binary, ...args], { encoding: "utf8" });
+const gemmac = (...args: string[]) => run(tmp, args);
 const pipeline =
   "share-tables,fuse-linear,fuse-rms-norm,fuse-geglu,insert-kv-cache,fold-weights{work=blockwise,casts=leave}";
 const stageNames = ["model", ...parsePipeline(pipeline).map((p) => p.name)];
@@ -144,10 +142,10 @@ describe("the data of the page", () => {
 });
 
 describe("diff", () => {
-  test("prints what a pass changed, once for layers that change alike", () => {
-    const { status, stdout, stderr } = gemmac("diff", tiny, "--pass", "fuse-rms-norm");
-    expect([status, stderr]).toEqual([0, ""]);
-    expect(stdout).toMatchInlineSnapshot(`
+  test("prints what a pass changed, once for layers that change alike", async () => {
+    const { code, out, err } = await gemmac("diff", tiny, "--pass", "fuse-rms-norm");
+    expect([code, err]).toEqual([0, ""]);
+    expect(out).toMatchInlineSnapshot(`
       "fuse-rms-norm
         x · rsqrt(mean(x²) + eps) · scale → rms_norm(x, scale).
         after share-tables, carry-blocks, fuse-linear
@@ -198,10 +196,10 @@ describe("diff", () => {
     `);
   });
 
-  test("--layer and --json", () => {
-    const { status, stdout } = gemmac("diff", "gemma-2b", "--pass", "fuse-geglu", "--layer", "5", "--json");
-    expect(status).toBe(0);
-    const found = JSON.parse(stdout);
+  test("--layer and --json", async () => {
+    const { code, out } = await gemmac("diff", "gemma-2b", "--pass", "fuse-geglu", "--layer", "5", "--json");
+    expect(code).toBe(0);
+    const found = JSON.parse(out);
     expect(found.ops).toEqual([
       { op: "gelu", before: 18, after: 0 },
       { op: "mul", before: 19, after: 1 },
@@ -227,7 +225,7 @@ describe("diff", () => {
     expect([ranges([1, 2, 3]), ranges([1, 3, 4, 9])]).toEqual(["1..3", "1, 3..4, 9"]);
   });
 
-  test("wrong usage is said", () => {
+  test("wrong usage is said", async () => {
     for (const [args, message] of [
       [["diff", "gemma-2b", "--pass", "frob"], "there is no pass frob"],
       [["diff", "gemma-2b", "--pass", "fuse-geglu", "--layer", "99"], "no layer 99"],
@@ -235,9 +233,9 @@ describe("diff", () => {
       [["view", "gemma-2b", "-o", tmp], "is a folder"],
       [["view", "gemma-2b", "-o", "x.html", "--target", "onnx", "--passes", "fuse"], "both name passes"],
     ] as const) {
-      const { status, stderr } = gemmac(...args);
-      expect([2, 3]).toContain(status);
-      expect(stderr).toContain(message);
+      const { code, err } = await gemmac(...args);
+      expect([2, 3]).toContain(code);
+      expect(err).toContain(message);
     }
   });
 });
@@ -272,8 +270,8 @@ describe.skipIf(!browser)("in a browser", () => {
   let url: string;
   beforeAll(async () => {
     const out = join(tmp, "gemma-2b.html");
-    const { status, stderr } = gemmac("view", "gemma-2b", "--passes", pipeline, "-o", out);
-    expect([status, stderr]).toEqual([0, ""]);
+    const { code, err } = await gemmac("view", "gemma-2b", "--passes", pipeline, "-o", out);
+    expect([code, err]).toEqual([0, ""]);
     url = String(pathToFileURL(out));
     page = await Browser.open(String(browser), join(tmp, "profile"));
   });
@@ -349,9 +347,9 @@ describe.skipIf(!browser)("in a browser", () => {
     const origin = "a/<img/src=x/onerror=document.title=1>";
     await writeFile(file, `graph g(%x: f32[2]) {\n  %0 = add %x, 1 : f32[2] @${origin}\n  return y=%0\n}\n`);
     const out = join(tmp, "evil.html");
-    expect(gemmac("view", file, "-o", out).status).toBe(0);
-    expect(gemmac("view", file, "-o", out).stderr).toContain("exists already");
-    expect(gemmac("view", file, "-o", out, "--force").status).toBe(0);
+    expect((await gemmac("view", file, "-o", out)).code).toBe(0);
+    expect((await gemmac("view", file, "-o", out)).err).toContain("exists already");
+    expect((await gemmac("view", file, "-o", out, "--force")).code).toBe(0);
     expect(await readFile(out, "utf8")).not.toContain("<img");
     await page.go(String(pathToFileURL(out)));
     expect(await page.evaluate("document.querySelectorAll('img').length")).toBe(0);

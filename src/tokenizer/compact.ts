@@ -1,8 +1,7 @@
 import { isByteToken } from "../../backends/wgsl/runtime/text/byte-fallback.ts";
 import { openFolder } from "../checkpoint/folder.ts";
 import { isObject, type JsonObject, parseJsonFast } from "../checkpoint/json.ts";
-import { loadTokenizer } from "./tokenizer.ts";
-import { checkAdded, checkModel } from "./tokenizer-file.ts";
+import { openTokenizer } from "./tokenizer.ts";
 
 /** What a token is, as bits; and how text is cut: the flags of backends/c/runtime/tokenizer.h. */
 const kinds = { special: 1, byte: 2, added: 4, missing: 8 } as const;
@@ -20,21 +19,18 @@ export async function compactTokenizer(
   dir: string,
   stops: readonly number[],
 ): Promise<Uint8Array | string | undefined> {
-  const json = await (await openFolder(dir)).json("tokenizer.json", parseJsonFast);
+  const folder = await openFolder(dir);
+  const json = await folder.json("tokenizer.json", parseJsonFast);
   if (!json) return undefined;
   const cut = cutting(json);
   if (typeof cut === "string") return cut;
-  const tokenizer = await loadTokenizer(dir);
-  const model = checkModel(json.model);
-  const added = checkAdded(json.added_tokens ?? []);
-  const vocab = new Map(Object.entries(model.vocab));
-  for (const token of added) if (!vocab.has(token.content)) vocab.set(token.content, token.id);
+  const { codec, added, merges, tokenizer } = await openTokenizer(folder, json);
   const size = tokenizer.size;
   const spelled = new Array<Uint8Array | undefined>(size);
   const kind = new Uint8Array(size).fill(kinds.missing);
   const encoder = new TextEncoder();
   const spell = cut & flags.bytes ? byteLevel : (s: string) => encoder.encode(s);
-  for (const [token, id] of vocab) {
+  for (const [token, id] of codec.model.tokens_to_ids) {
     if (id >= size) continue;
     kind[id] = !(cut & flags.bytes) && isByteToken(token) ? kinds.byte : 0;
     spelled[id] = spell(token);
@@ -43,9 +39,6 @@ export async function compactTokenizer(
     kind[id] = kinds.added | (special ? kinds.special : 0);
     spelled[id] = encoder.encode(content);
   }
-  const merges = model.merges.flatMap(([left, right]) =>
-    [left, right, left + right].map((token) => vocab.get(token) ?? 0),
-  );
   const prefix = tokenizer.encode("", { special: true });
   const stopIds = tokenizer.stopIds(stops);
   const starts = new Uint32Array(size + 1);
@@ -54,7 +47,7 @@ export async function compactTokenizer(
   for (const [i, bytes] of spelled.entries()) text.set(bytes ?? [], starts[i]);
   const head = [cut, size, merges.length / 3, prefix.length, stopIds.length, text.length];
   const numbers = Uint32Array.from([...head, ...prefix, ...stopIds]);
-  const parts = [encoder.encode("gemmactk"), numbers, starts, Uint32Array.from(merges), kind, text];
+  const parts = [encoder.encode("gemmactk"), numbers, starts, merges, kind, text];
   const out = new Uint8Array(parts.reduce((n, p) => n + p.byteLength, 0));
   parts.reduce((at, p) => {
     out.set(new Uint8Array(p.buffer, p.byteOffset, p.byteLength), at);

@@ -1,5 +1,5 @@
 import { Tokenizer as Library } from "@huggingface/tokenizers";
-import { type Merge, MergeTable } from "../../backends/wgsl/runtime/text/bpe.ts";
+import { MergeTable, mergeIds } from "../../backends/wgsl/runtime/text/bpe.ts";
 import { decodeByteRuns } from "../../backends/wgsl/runtime/text/byte-fallback.ts";
 import { inputError, isObject, type JsonObject, oneLine } from "../checkpoint/json.ts";
 
@@ -23,10 +23,11 @@ interface Decoder {
   decode_chain(tokens: string[]): string[];
 }
 
-/** A codec and the ids its tokenizer.json calls special. */
+/** A codec and what its tokenizer.json says; `merges` as `mergeIds` gives them. */
 export interface LoadedCodec {
   readonly codec: Codec;
-  readonly specialIds: ReadonlySet<number>;
+  readonly added: readonly AddedToken[];
+  readonly merges: Int32Array;
 }
 
 /** Builds the codec a parsed tokenizer.json describes. Every fault in it is a UserError naming `file`. */
@@ -40,20 +41,21 @@ export function buildCodec(json: JsonObject, file: string): LoadedCodec {
     // tokenizer_config.json either: tokenizer.json alone says how text becomes ids.
     const parts = { decoder, post_processor, pre_tokenizer, normalizer, added_tokens: added };
     const codec: Codec = new Library({ ...parts, model: { ...model, merges: [] } }, {});
-    const merges = new MergeTable(codec.model.tokens_to_ids, model.merges);
-    codec.model.bpe = (piece) => merges.split(piece);
+    const merges = mergeIds(codec.model.tokens_to_ids, model.merges);
+    const table = new MergeTable(codec.model.tokens_to_ids, merges);
+    codec.model.bpe = (piece) => table.split(piece);
     for (const step of codec.decoder.decoders ?? [])
       if (step.config.type === "ByteFallback") step.decode_chain = decodeByteRuns;
     if (codec.encode("", { add_special_tokens: true }).ids.includes(undefined))
       throw new Error("post_processor adds a token the vocabulary lacks");
-    return { codec, specialIds: new Set(added.filter((token) => token.special).map((token) => token.id)) };
+    return { codec, added, merges };
   } catch (cause) {
     const next = "take tokenizer.json from the model's own repository";
     throw inputError(file, oneLine(cause), next, { cause });
   }
 }
 
-interface AddedToken {
+export interface AddedToken {
   readonly id: number;
   readonly content: string;
   readonly special: boolean;
@@ -62,35 +64,27 @@ interface AddedToken {
 interface BytePairModel {
   readonly type: "BPE";
   readonly vocab: Readonly<Record<string, number>>;
-  readonly merges: readonly Merge[];
+  readonly merges: readonly unknown[];
 }
 
 /** Model settings that change how text is split and that no Gemma tokenizer has; the library ignores some of them. */
 const UNSUPPORTED = ["dropout", "continuing_subword_prefix", "end_of_word_suffix"];
 
-export function checkModel(model: unknown): BytePairModel {
+function checkModel(model: unknown): BytePairModel {
   if (!isObject(model)) throw new Error("there is no model");
   const { type = "BPE", vocab, merges } = model;
   if (type !== "BPE") throw new Error(`model.type is ${JSON.stringify(type)}, gemmac reads BPE only`);
   if (!isObject(vocab)) throw new Error("model.vocab is missing");
-  for (const [token, id] of Object.entries(vocab))
-    if (!isId(id)) throw new Error(`model.vocab: ${JSON.stringify(token)} has no valid id`);
+  if (!Object.values(vocab).every(isId)) {
+    const token = Object.keys(vocab).find((name) => !isId(vocab[name]));
+    throw new Error(`model.vocab: ${JSON.stringify(token)} has no valid id`);
+  }
   if (!Array.isArray(merges)) throw new Error("model.merges is missing");
   for (const key of UNSUPPORTED) if (model[key]) throw new Error(`model.${key} is not supported`);
-  return { ...model, type, vocab: vocab as Record<string, number>, merges: merges.map(checkMerge) };
+  return { ...model, type, vocab: vocab as Record<string, number>, merges };
 }
 
-/** Two spellings exist: `"a b"`, and `["a", "b"]` where parts may hold spaces. */
-function checkMerge(merge: unknown, rank: number): Merge {
-  const parts: unknown = typeof merge === "string" ? merge.split(" ") : merge;
-  if (Array.isArray(parts) && parts.length === 2) {
-    const [left, right]: unknown[] = parts;
-    if (typeof left === "string" && typeof right === "string") return [left, right];
-  }
-  throw new Error(`model.merges: entry ${rank} is not a pair of tokens`);
-}
-
-export function checkAdded(added: unknown): AddedToken[] {
+function checkAdded(added: unknown): AddedToken[] {
   if (!Array.isArray(added)) throw new Error("added_tokens is not a list");
   return added.map((token: unknown, i) => {
     if (!isObject(token) || typeof token.content !== "string" || !isId(token.id))

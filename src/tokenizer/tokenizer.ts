@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { isByteToken } from "../../backends/wgsl/runtime/text/byte-fallback.ts";
-import { openFolder } from "../checkpoint/folder.ts";
+import { type Folder, openFolder } from "../checkpoint/folder.ts";
 import { inputError, isObject, type JsonObject, parseJsonFast } from "../checkpoint/json.ts";
 import { ChatTemplate, type Message } from "./chat-template.ts";
 import { buildCodec, type Codec, type LoadedCodec } from "./tokenizer-file.ts";
@@ -31,17 +31,29 @@ export interface TextStream {
  */
 export async function loadTokenizer(dir: string): Promise<Tokenizer> {
   const folder = await openFolder(dir);
-  const where = (name: string) => (folder.gguf ? dir : join(dir, name));
-  const file = where("tokenizer.json");
   const json = await folder.json("tokenizer.json", parseJsonFast);
-  if (!json)
-    throw folder.gguf
-      ? inputError(file, "holds no vocabulary", "use a GGUF file that does, or pass token ids")
-      : inputError(file, "not found", "take tokenizer.json from the model's own repository");
+  if (json) return (await openTokenizer(folder, json)).tokenizer;
+  throw folder.gguf
+    ? inputError(dir, "holds no vocabulary", "use a GGUF file that does, or pass token ids")
+    : inputError(
+        join(dir, "tokenizer.json"),
+        "not found",
+        "take tokenizer.json from the model's own repository",
+      );
+}
+
+/** A tokenizer and what it was made of. */
+export interface OpenTokenizer extends LoadedCodec {
+  readonly tokenizer: Tokenizer;
+}
+
+/** As `loadTokenizer`; `json` is the parsed tokenizer.json. */
+export async function openTokenizer(folder: Folder, json: JsonObject): Promise<OpenTokenizer> {
+  const where = (name: string) => (folder.gguf ? folder.path : join(folder.path, name));
   const config = (await folder.json("tokenizer_config.json", parseJsonFast)) ?? {};
   const generation = await folder.json("generation_config.json");
   const architecture = await folder.json("config.json");
-  const loaded = buildCodec(json, file);
+  const loaded = buildCodec(json, where("tokenizer.json"));
   const ids = (key: "bos" | "eos"): number[] => {
     for (const source of [generation, architecture]) {
       const found = [source?.[`${key}_token_id`]].flat().filter((id) => Number.isInteger(id));
@@ -62,10 +74,14 @@ export async function loadTokenizer(dir: string): Promise<Tokenizer> {
       : inline !== undefined
         ? new ChatTemplate(inline, where("tokenizer_config.json"), variables)
         : undefined;
-  return new Tokenizer({ ...loaded, dir, bosId, eosIds: ids("eos"), chat });
+  const specialIds = new Set(loaded.added.filter((token) => token.special).map((token) => token.id));
+  const parts = { codec: loaded.codec, specialIds, dir: folder.path, bosId, eosIds: ids("eos"), chat };
+  return { ...loaded, tokenizer: new Tokenizer(parts) };
 }
 
-interface Parts extends LoadedCodec {
+interface Parts {
+  readonly codec: Codec;
+  readonly specialIds: ReadonlySet<number>;
   readonly dir: string;
   readonly bosId: number | undefined;
   readonly eosIds: readonly number[];

@@ -6,8 +6,11 @@ import { pathToFileURL } from "node:url";
 
 const root = join(import.meta.dirname, "../..");
 export const binary = join(root, "dist/src/cli/main.js");
-/** The built library, for scripts that run outside of the tests. */
-export const library = JSON.stringify(pathToFileURL(join(root, "dist/src/index.js")).href);
+const address = (path: string) => pathToFileURL(join(root, "dist/src", path)).href;
+/** The built library's address in quotes, for scripts that run outside of the tests. */
+export const library = JSON.stringify(address("index.js"));
+/** The built library in this process: the one that passes written by users see. */
+export const built: typeof import("../../src/index.ts") = await import(address("index.js"));
 export const tiny = join(root, "test/data/models/gemma1-mqa");
 
 export interface Done {
@@ -21,20 +24,31 @@ export interface Done {
  * process itself, its pipes and signals, starts `binary`.
  */
 export async function gemmac(dir: string, args: readonly string[]): Promise<Done> {
-  const { main } = await import(pathToFileURL(join(root, "dist/src/cli/program.js")).href);
-  const from = process.cwd();
+  const { main } = await import(address("cli/program.js"));
   const [stdout, stderr] = [process.stdout.write, process.stderr.write];
   let [out, err] = ["", ""];
-  process.stdout.write = (text: string | Uint8Array) => ((out += text), true);
-  process.stderr.write = (text: string | Uint8Array) => ((err += text), true);
-  process.chdir(dir);
+  const into = (take: (text: string) => void) => (text: string | Uint8Array) => {
+    take(String(text));
+    return true;
+  };
+  process.stdout.write = into((text) => void (out += text));
+  process.stderr.write = into((text) => void (err += text));
   try {
-    await main(args);
+    await inside(dir, () => main(args));
     return { code: Number(process.exitCode ?? 0), out, err };
   } finally {
-    process.chdir(from);
     process.exitCode = undefined;
     [process.stdout.write, process.stderr.write] = [stdout, stderr];
+  }
+}
+
+async function inside<T>(dir: string, work: () => Promise<T>): Promise<T> {
+  const from = process.cwd();
+  process.chdir(dir);
+  try {
+    return await work();
+  } finally {
+    process.chdir(from);
   }
 }
 
@@ -62,6 +76,10 @@ export class Workbench {
     }
   }
 
+  /** Does `work`, which may use `built`, with the folder as the current one. */
+  inside<T>(work: () => Promise<T>): Promise<T> {
+    return inside(this.dir, work);
+  }
   /** Runs a script in a process of its own. */
   script(text: string): Promise<Done> {
     const child = spawn(process.execPath, ["--input-type=module", "-e", text], { cwd: this.dir });

@@ -4,8 +4,39 @@
  * a node per step: half a second more to load and about a second for 100 KB of unbroken text.
  */
 
-/** A merge as tokenizer.json writes it, already split in two. */
-export type Merge = readonly [left: string, right: string];
+/**
+ * The merges of tokenizer.json as token ids, three a merge by rank: left, right, and what they give. Two spellings
+ * exist: `"a b"`, and `["a", "b"]` where parts may hold spaces. There are over half a million, so nothing is made for
+ * each. Throws an Error naming the first that is no pair, or whose parts or result the vocabulary lacks.
+ */
+export function mergeIds(vocab: ReadonlyMap<string, number>, merges: readonly unknown[]): Int32Array {
+  const ids = new Int32Array(3 * merges.length);
+  for (let rank = 0; rank < merges.length; rank++) {
+    const merge = merges[rank];
+    let left: unknown;
+    let right: unknown;
+    if (typeof merge === "string") {
+      const space = merge.indexOf(" ");
+      if (space >= 0 && !merge.includes(" ", space + 1)) {
+        left = merge.slice(0, space);
+        right = merge.slice(space + 1);
+      }
+    } else if (Array.isArray(merge) && merge.length === 2) [left, right] = merge;
+    if (typeof left !== "string" || typeof right !== "string")
+      throw new Error(`model.merges: entry ${rank} is not a pair of tokens`);
+    const leftId = vocab.get(left);
+    const rightId = vocab.get(right);
+    const merged = vocab.get(left + right);
+    if (leftId === undefined || rightId === undefined || merged === undefined)
+      throw new Error(
+        `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}) is not in the vocabulary`,
+      );
+    ids[3 * rank] = leftId;
+    ids[3 * rank + 1] = rightId;
+    ids[3 * rank + 2] = merged;
+  }
+  return ids;
+}
 
 /** What merging a pair of token ids gives, and how early it is done: a lower rank merges first. */
 interface Rule {
@@ -20,26 +51,21 @@ export class MergeTable {
   readonly #slots: Int32Array;
   readonly #mask: number;
 
-  /** Throws an Error naming the first merge whose parts or result the vocabulary lacks. */
-  constructor(vocab: ReadonlyMap<string, number>, merges: readonly Merge[]) {
+  /** `merges` as `mergeIds` gives them. */
+  constructor(vocab: ReadonlyMap<string, number>, merges: Int32Array) {
     this.#vocab = vocab;
-    const capacity = 2 ** Math.ceil(Math.log2(merges.length * 1.5 + 2));
+    const count = merges.length / 3;
+    const capacity = 2 ** Math.ceil(Math.log2(count * 1.5 + 2));
     this.#mask = capacity - 1;
     this.#slots = new Int32Array(capacity * 4).fill(-1);
-    let rank = 0;
-    for (const [left, right] of merges) {
-      const leftId = vocab.get(left);
-      const rightId = vocab.get(right);
-      const merged = vocab.get(left + right);
-      if (leftId === undefined || rightId === undefined || merged === undefined)
-        throw new Error(
-          `merge ${rank} (${JSON.stringify(left)}, ${JSON.stringify(right)}) is not in the vocabulary`,
-        );
-      const slot = this.#slot(leftId, rightId);
-      this.#slots[slot] = leftId;
-      this.#slots[slot + 1] = rightId;
-      this.#slots[slot + 2] = rank++;
-      this.#slots[slot + 3] = merged;
+    for (let rank = 0; rank < count; rank++) {
+      const left = merges[3 * rank] as number;
+      const right = merges[3 * rank + 1] as number;
+      const slot = this.#slot(left, right);
+      this.#slots[slot] = left;
+      this.#slots[slot + 1] = right;
+      this.#slots[slot + 2] = rank;
+      this.#slots[slot + 3] = merges[3 * rank + 2] as number;
     }
   }
 

@@ -1,5 +1,5 @@
 import { type AddedToken, AddedTokens } from "./added-tokens.ts";
-import { type Merge, MergeTable } from "./bpe.ts";
+import { MergeTable, mergeIds } from "./bpe.ts";
 import { decodeByteRuns, isByteToken } from "./byte-fallback.ts";
 import {
   fromByteLetters,
@@ -52,7 +52,7 @@ export class Tokenizer {
       tokens[id] = token;
     };
     for (const [token, id] of Object.entries(model.vocab)) learn(token, Number(id));
-    this.#merges = new MergeTable(ids, model.merges.map(merge));
+    this.#merges = new MergeTable(ids, mergeIds(ids, model.merges));
     for (const { content, id } of added) learn(content, id);
     this.#ids = ids;
     this.#tokens = tokens;
@@ -162,13 +162,6 @@ function addedToken(token: unknown, i: number): AddedToken {
   for (const key of ["lstrip", "rstrip", "single_word"])
     if (token[key]) throw new Error(`added_tokens: ${key} is not known`);
   return { id: token.id, content: token.content, special: token.special === true };
-}
-
-/** Two spellings exist: `"a b"`, and `["a", "b"]` where parts may hold spaces. */
-function merge(entry: unknown, rank: number): Merge {
-  const [left, right, more]: unknown[] = typeof entry === "string" ? entry.split(" ") : (entry as unknown[]);
-  if (typeof left === "string" && typeof right === "string" && more === undefined) return [left, right];
-  throw new Error(`model.merges: entry ${rank} is not a pair of tokens`);
 }
 
 /** The ids that a post-processor puts around a text. */
