@@ -79,8 +79,13 @@ function forAll(numRuns: number, law: (g: Graph, seed: number) => void): void {
   fc.assert(property, { seed: 2403_08295, numRuns, endOnFailure: true, reporter });
 }
 
+/** The very same nodes compute the very same numbers. */
+const isSame = (a: Graph, b: Graph): boolean =>
+  Object.entries(a.outputs).every(([name, v]) => v === b.outputs[name]);
+
 function expectSameBits(pass: Pass, g: Graph, seed: number): void {
   const after = pass.run(g);
+  if (isSame(after, g)) return;
   if (!sameOutcome(outcome(g, sizes, seed), outcome(after, sizes, seed)))
     throw new Error(`${pass.name} changed what the graph computes into\n${print(after)}`);
 }
@@ -111,26 +116,29 @@ describe("random graphs", () => {
 
   test("print and parse are inverse, before and after any pass", () => {
     forAll(1000, (g) => {
-      verify(g);
-      expectRoundTrip(g);
-      for (const pass of exact) {
-        const after = pass.run(g);
+      const seen = new Set<string>();
+      for (const after of [g, ...exact.map((pass) => pass.run(g))]) {
         verify(after);
-        expectRoundTrip(after);
+        const text = print(after);
+        if (!seen.has(text)) expectRoundTrip(after);
+        seen.add(text);
       }
     });
   });
 
   test("decompose(fuse(g)) === decompose(g)", () => {
     forAll(2000, (g) => {
-      for (const pass of [...fusions, fuseResidualNorm()]) expectSameOutputs(lower(pass.run(g)), lower(g));
-      expectSameOutputs(lower(fuse(g)), lower(g));
-      expectSameOutputs(lower(fuse(lower(g))), lower(g));
+      const plain = lower(g);
+      const found = [...fusions, fuseResidualNorm()].map((pass) => pass.run(g));
+      for (const after of [...found, fuse(g), fuse(plain)])
+        if (!isSame(after, g)) expectSameOutputs(lower(after), plain);
     });
   });
 
-  test.each(exact.map((pass, i) => ({ i, pass })))("$i $pass.name keeps every bit", ({ pass }) => {
-    forAll(600, (g, seed) => expectSameBits(pass, g, seed));
+  test("exact passes keep every bit", () => {
+    forAll(600, (g, seed) => {
+      for (const pass of exact) expectSameBits(pass, g, seed);
+    });
   });
 
   test("passes come to rest", () => {
