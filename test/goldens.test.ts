@@ -151,7 +151,9 @@ for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3", "demo"])
       });
 
       test("decoding step by step, and the greedy ids", async () => {
-        for (const { id, input_ids, generated_ids } of golden.prompts) {
+        // The interpreter takes long, and is the same whatever file the weights come from: one text will do.
+        const brief = backend === "gguf" || (backend === "reference" && name === "demo");
+        for (const { id, input_ids, generated_ids } of golden.prompts.slice(0, brief ? 1 : undefined)) {
           const want = golden.tensors.get(`${id}.decode_logits`);
           const steps = want || name === "demo" ? generated_ids.length : 1;
           plain.session.reset();

@@ -70,12 +70,16 @@ const emitters = {
     const { q, k, v: values, past_key, past_value, positions, attrs } = operands(group_query_attention, v);
     const { heads, scale, window, softcap, theta, factor } = attrs;
     const D = past_key.fixed(3);
-    const turns = (f: (angle: number) => number) =>
-      Float32Array.from({ length: (b.context * D) / 2 }, (_, i) => {
-        const [position, k] = [Math.floor(i / (D / 2)), i % (D / 2)];
-        const frequency = Math.fround(Math.fround(1 / theta ** ((2 * k) / D)) / factor);
-        return f(Math.fround(position * frequency));
-      });
+    const turns = (f: (angle: number) => number) => {
+      const frequencies = Float32Array.from({ length: D / 2 }, (_, k) =>
+        Math.fround(Math.fround(1 / theta ** ((2 * k) / D)) / factor),
+      );
+      // Millions of numbers: a plain loop takes a tenth of the time of Float32Array.from.
+      const out = new Float32Array(b.context * frequencies.length);
+      for (let position = 0, at = 0; position < b.context; position++)
+        for (const frequency of frequencies) out[at++] = f(Math.fround(position * frequency));
+      return out;
+    };
     const stretched = factor === 1 ? "" : `.${factor}`;
     const table = (name: string, f: (angle: number) => number) =>
       b.table(`rope.${theta}${stretched}.${name}`, [b.context, D / 2], () => turns(f));
