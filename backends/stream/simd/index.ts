@@ -21,6 +21,9 @@ declare const WebAssembly: {
   ) => { readonly exports: Readonly<Record<string, (...numbers: number[]) => number>> };
 };
 
+/** The kernels, which are the same over any memory. */
+let compiled: object | undefined;
+
 const page = 2 ** 16;
 /** Room is given out in whole lines of a processor's cache. */
 const line = 64;
@@ -36,8 +39,8 @@ export class Workbench {
 
   constructor(memory?: SharedMemory) {
     this.memory = memory ?? new WebAssembly.Memory({ initial: 1, maximum: maxPages, shared: true });
-    const module = new WebAssembly.Module(assemble(kernels));
-    this.#kernels = new WebAssembly.Instance(module, { env: { memory: this.memory } }).exports;
+    compiled ??= new WebAssembly.Module(assemble(kernels));
+    this.#kernels = new WebAssembly.Instance(compiled, { env: { memory: this.memory } }).exports;
   }
 
   /** Room for so many bytes, for as long as the workbench stands. Only one thread may take. */
