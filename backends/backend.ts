@@ -118,11 +118,26 @@ export interface Step {
   readonly watched: ReadonlyMap<string, Float32Array>;
 }
 
+/** How a token is drawn from scores. */
+export interface Drawing {
+  /** 0, or left out, takes the likeliest token each time. */
+  readonly temperature?: number;
+  /** Draw among the k likeliest only. */
+  readonly topK?: number;
+  /** Draw among the likeliest whose probabilities first sum to p. */
+  readonly topP?: number;
+}
+
 /** A model that is ready to run: tokens in, logits out, with a memory of what was fed before. */
 export interface Session {
   readonly facts: ModelFacts;
   /** Feed tokens after those fed before. With `last`, only the last one is scored, which is faster. */
   append(ids: readonly number[], options?: { readonly last?: boolean }): Promise<Step>;
+  /**
+   * Feeds tokens likewise and draws the next one; `random` gives numbers in [0, 1). Where the device can, it draws by itself
+   * and no scores are fetched from it. Absent where that saves nothing.
+   */
+  draw?(ids: readonly number[], how: Drawing, random: () => number): Promise<number>;
   /** Forget everything fed. */
   reset(): void;
   close(): Promise<void>;

@@ -1,15 +1,9 @@
-import type { Session } from "../backends/backend.ts";
+import type { Drawing, Session } from "../backends/backend.ts";
 import { argmax, mulberry32, sample, topIndices } from "../backends/wgsl/runtime/sample.ts";
 
 export { argmax, topIndices };
 
-export interface SampleOptions {
-  /** 0, or left out, takes the likeliest token each time. */
-  readonly temperature?: number;
-  /** Draw among the k likeliest only. */
-  readonly topK?: number;
-  /** Draw among the likeliest whose probabilities first sum to p. */
-  readonly topP?: number;
+export interface SampleOptions extends Drawing {
   /** The same seed draws the same text. */
   readonly seed?: number;
 }
@@ -44,5 +38,25 @@ export async function* generate(
     yield { id, logits: row };
     if (n + 1 < options.maxTokens && !options.signal?.aborted)
       ({ logits } = await session.append([id], { last: true }));
+  }
+}
+
+/** The tokens alone. Without scores to hand out, some devices draw them by themselves, which is faster. */
+export async function* generateIds(
+  session: Session,
+  ids: readonly number[],
+  options: GenerateOptions,
+): AsyncGenerator<number> {
+  if (!session.draw) {
+    for await (const { id } of generate(session, ids, options)) yield id;
+    return;
+  }
+  const random = mulberry32(options.seed ?? Math.floor(Math.random() * 2 ** 32));
+  let unfed = ids;
+  for (let n = 0; n < options.maxTokens && !options.signal?.aborted; n++) {
+    const id = await session.draw(unfed, options, random);
+    if (options.stop?.includes(id)) return;
+    yield id;
+    unfed = [id];
   }
 }

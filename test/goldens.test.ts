@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { compiler } from "../backends/c/index.ts";
 import { type Model, openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
-import { argmax } from "../src/generate.ts";
+import { argmax, generateIds, type SampleOptions } from "../src/generate.ts";
 import { cudaHere } from "./support/cuda.ts";
 import { writeGguf } from "./support/gguf-checkpoint.ts";
 import { distance, type Golden, readDemo, readGolden } from "./support/goldens.ts";
@@ -171,6 +171,23 @@ for (const name of ["gemma1-mqa", "gemma1-mha", "gemma2", "gemma3", "demo"])
         }
         expect(worst.decode).toBeLessThanOrEqual(golden.atol);
         expect(worst.ids).toBe(true);
+      });
+
+      if (backend !== "wgsl") return;
+      test("the same ids where the device draws them, and others at random", async () => {
+        const drawn = async (ids: readonly number[], how: SampleOptions) => {
+          plain.session.reset();
+          const out: number[] = [];
+          for await (const id of generateIds(plain.session, ids, { ...how, maxTokens: 8 })) out.push(id);
+          return out;
+        };
+        for (const { input_ids, generated_ids } of golden.prompts) {
+          expect(await drawn(input_ids, {})).toEqual(generated_ids.slice(0, 8));
+          const seeded = (seed: number) => drawn(input_ids, { temperature: 2, topK: 40, topP: 0.95, seed });
+          const said = await seeded(7);
+          expect(await seeded(7)).toEqual(said);
+          expect(await seeded(8)).not.toEqual(said);
+        }
       });
     },
   );

@@ -1,6 +1,6 @@
 import { pathToFileURL } from "node:url";
 import { UserError } from "../../ir/error.ts";
-import type { ModelFacts, Session, Step } from "../backend.ts";
+import type { Drawing, ModelFacts, Session, Step } from "../backend.ts";
 import { bundle } from "./package/bundle.ts";
 import type { Gemma, LoadOptions } from "./runtime/api.ts";
 import type { GemmaError } from "./runtime/error.ts";
@@ -14,6 +14,7 @@ interface Driven extends Gemma {
     readonly kept: ReadonlyMap<string, Float32Array>;
     readonly ofLast: ReadonlyMap<string, readonly number[]>;
   }>;
+  draw(ids: readonly number[], settings: Required<Drawing>, random: () => number): Promise<number>;
   rewind(keep: number): void;
 }
 interface Runtime {
@@ -49,11 +50,11 @@ export async function openSession(dir: string, options: OpenOptions): Promise<Se
     .catch((e) => {
       throw inWords(e, dir);
     });
-  let fed = 0;
+  const fed: number[] = [];
   const append = async (ids: readonly number[], last: boolean): Promise<Step> => {
-    const start = fed;
+    const start = fed.length;
     const { logits, kept, ofLast } = await model.append(ids);
-    fed += ids.length;
+    fed.push(...ids);
     const watched = new Map([...kept].filter(([origin]) => watch.includes(origin)));
     if (last || logits.length === ids.length * facts.vocab) return { logits, watched };
     // A program scores the last token of a run, so rows for all tokens take one run each.
@@ -79,8 +80,14 @@ export async function openSession(dir: string, options: OpenOptions): Promise<Se
           throw inWords(e, dir);
         },
       ),
+    draw: async (ids, { temperature = 0, topK = 0, topP = 1 }, random) => {
+      fed.push(...ids);
+      return model.draw(fed, { temperature, topK, topP }, random).catch((e) => {
+        throw inWords(e, dir);
+      });
+    },
     reset() {
-      fed = 0;
+      fed.length = 0;
       model.rewind(0);
     },
     async close() {

@@ -7,6 +7,9 @@ import { mulberry32, sample } from "./sample.ts";
 import type { Tokenizer } from "./text/tokenizer.ts";
 import { type Message, renderTurns } from "./text/turns.ts";
 
+/** How tokens are drawn, nothing left out. */
+type Settings = Required<Pick<SampleOptions, "temperature" | "topK" | "topP">>;
+
 /** A loaded model: text in and out, around a runner of tokens. */
 export class Model implements Gemma {
   readonly info: ModelInfo;
@@ -77,6 +80,11 @@ export class Model implements Gemma {
   /** Scores f32[tokens, vocab] of tokens fed after those before, and the values that the program keeps. */
   async append(ids: readonly number[]): Promise<Ran> {
     return this.#alone(() => this.#runner.append(ids));
+  }
+
+  /** The token that follows exactly these. Temperature 0 takes the likeliest. */
+  async draw(ids: readonly number[], settings: Settings, random: () => number): Promise<number> {
+    return this.#alone(() => this.#next(this.#checked(ids), settings, random));
   }
 
   /** Forgets the tokens fed after the first `keep`. */
@@ -155,11 +163,7 @@ export class Model implements Gemma {
   }
 
   /** Draws on the GPU where that can, so that no scores come from there. */
-  async #next(
-    ids: readonly number[],
-    settings: Required<Pick<SampleOptions, "temperature" | "topK" | "topP">>,
-    random: () => number,
-  ): Promise<number> {
+  async #next(ids: readonly number[], settings: Settings, random: () => number): Promise<number> {
     const { temperature, topK, topP } = settings;
     const count = Math.min(temperature > 0 ? topK : 1, this.info.vocab);
     const { sampling } = this.#program;

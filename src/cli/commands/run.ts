@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import { UserError } from "../../../ir/error.ts";
 import { type Model, openModel } from "../../artifact/open.ts";
 import type { Generation } from "../../checkpoint/checkpoint.ts";
-import { generate, type SampleOptions } from "../../generate.ts";
+import { generateIds, type SampleOptions } from "../../generate.ts";
 import type { Message, Tokenizer } from "../../tokenizer/tokenizer.ts";
 import { interruptible } from "../errors.ts";
 import { checkIds, decimal, defined, integer } from "../options.ts";
@@ -181,7 +181,7 @@ class Speaker {
       if (piece) say(piece);
     };
     const options = { ...this.#sampling, maxTokens, stop: this.#stop, signal: this.#signal };
-    for await (const { id } of generate(session, this.#unfed(ids), options)) {
+    for await (const id of generateIds(session, this.#unfed(ids), options)) {
       times.push(performance.now());
       made.push(id);
       tell(text.push(id));
