@@ -43,7 +43,7 @@ export const insertKvCache = pass("insert-kv-cache", {
     "with this step's as present.N. By default caches grow by concatenation, and `past_positions` i32[B,P] says where " +
     "their P tokens stand. With a capacity they have that many slots, written in place from slot `start` i32[]; " +
     "attention with a smaller window gets a ring of as many slots as the window has. Keys that were widened from bf16 " +
-    "are kept as bf16 there. Where attention reads what quantize-cache rounded, the cache holds codes, and " +
+    "or f16 are kept as that there. Where attention reads what quantize-cache rounded, the cache holds codes, and " +
     "past_key_values.N.key_scale and value_scale their scales.",
   options: { capacity: int(0) },
   run: (g, { capacity }) => {
@@ -81,7 +81,7 @@ function growing(g: Graph): Style {
 /** `v` before it was widened, if it was: nothing is lost by keeping that. */
 function narrow(v: Value): Value {
   const wide = cast.of(v);
-  return wide && v.dtype === "f32" && wide.x.dtype === "bf16" ? wide.x : v;
+  return wide && v.dtype === "f32" && (wide.x.dtype === "bf16" || wide.x.dtype === "f16") ? wide.x : v;
 }
 
 /** A slot whose position lies in the future of every query is hidden by the causal mask. */

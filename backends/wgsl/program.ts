@@ -34,8 +34,14 @@ export function programOf(plan: Plan, all: readonly Kernel[], sampler: Sampler |
     if (dtypes[dtype] !== 32) throw new Error(`a result is ${dtype}; the runtime reads 32 bits an element`);
     return { binding: binding(b), shape: shape.map(sizeOf) };
   };
+  // Caches of two numbers to a word are for kernels only.
+  const plain = ({ binding: b }: Result) => b.space !== "state" || !b.state.pairs;
   const results = (all: Readonly<Record<string, Result>>) =>
-    Object.fromEntries(Object.entries(all).map(([name, r]) => [name, result(r)]));
+    Object.fromEntries(
+      Object.entries(all)
+        .filter(([, r]) => plain(r))
+        .map(([name, r]) => [name, result(r)]),
+    );
   const dispatch = (d: Dispatch): out.Dispatch => ({
     kernel: indexIn(kernels, d.kernel.name),
     bindings: d.bindings.map(binding),

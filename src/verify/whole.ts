@@ -10,9 +10,15 @@ import { lossOf, type Proof, type ProofRequest, runTwin, shareOff, type Twin, ty
  */
 const allowed = { float: 2e-4, codes: 2e-3, halves: 2e-2 } as const;
 
-/** The share of a value's largest number by which an artifact of `compiled` may be off. */
-export const allowedWhole = ({ compiled }: Pick<ProofRequest, "compiled">): number =>
-  compiled.values().some((v) => v.op.name === "quant_linear") ? allowed.codes : allowed.float;
+/**
+ * The share of a value's largest number by which an artifact of `compiled` may be off. What passes round may fall to either
+ * side where sums differ in their last bits: a quarter of what rounding all of it may do.
+ */
+export const allowedWhole = ({ compiled, laws }: Pick<ProofRequest, "compiled" | "laws">): number => {
+  const rounding = Math.max(0, ...laws.map((law) => (typeof law === "object" ? law.close : 0)));
+  const coded = compiled.values().some((v) => v.op.name === "quant_linear");
+  return (coded ? allowed.codes : allowed.float) + rounding / 4;
+};
 
 /**
  * Runs an artifact that holds its weights, so that it may run whole, on a few tokens, and compares every named

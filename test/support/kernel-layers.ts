@@ -2,6 +2,7 @@ import { Graph, type Value } from "../../ir/graph.ts";
 import {
   add,
   attention,
+  cast,
   iota,
   linear,
   param,
@@ -12,7 +13,7 @@ import {
   update,
 } from "../../ir/ops/index.ts";
 import { tensor } from "../../ir/type.ts";
-import { input, type KernelCase, norm, r, T, x } from "./kernel-case.ts";
+import { input, type KernelCase, norm, r, T, wholes, x } from "./kernel-case.ts";
 
 export const positions = input("positions", "i32", 1, T);
 const start = param({ name: "start", type: tensor("i32") });
@@ -30,6 +31,8 @@ interface Layer {
   readonly branch?: boolean;
   readonly slots: number;
   readonly at: number;
+  /** What the caches, empty at first, keep of each number. */
+  readonly kept?: "f16" | "bf16";
 }
 
 /** Projections, caches and attention of one layer. */
@@ -47,17 +50,19 @@ function layer(l: Layer): KernelCase {
       : split;
     return rope(transpose(unit, { perm: [0, 2, 1, 3] }), positions, { theta: 500, factor: l.norm ? 8 : 1 });
   };
-  const past = (name: string) => param({ name, type: tensor("f32", 1, l.kvHeads, l.slots, l.headDim) });
+  const kept = l.kept ?? "f32";
+  const past = (name: string) => param({ name, type: tensor(kept, 1, l.kvHeads, l.slots, l.headDim) });
   const [q, k, value] = [
     turned("q", l.heads),
     turned("k", l.kvHeads),
     swap(project("v", l.kvHeads), l.kvHeads),
   ];
-  const keys = update(past("past.k"), k, start, { axis: 2 });
-  const values = update(past("past.v"), value, start, { axis: 2 });
+  const keys = update(past("past.k"), cast(k, { to: kept }), start, { axis: 2 });
+  const values = update(past("past.v"), cast(value, { to: kept }), start, { axis: 2 });
   const kpos = iota({ shape: [1, l.slots], dtype: "i32" });
   const seeing = { scale: 0.3, window: l.window ?? 0, softcap: l.softcap ?? 0 };
-  const mixed = attention(q, keys, values, positions, kpos, seeing);
+  const [seenKeys, seenValues] = [keys, values].map((v) => cast(v, { to: "f32" })) as [Value, Value];
+  const mixed = attention(q, seenKeys, seenValues, positions, kpos, seeing);
   const y = reshape(transpose(mixed, { perm: [0, 2, 1, 3] }), { shape: [1, T, l.heads * l.headDim] });
   const inputs = [
     x(columns),
@@ -78,12 +83,14 @@ function layer(l: Layer): KernelCase {
     l.softcap && "softcap",
     l.norm && "head norms",
     l.branch && "after a branch",
+    l.kept && `kept as ${l.kept}`,
   ].filter(Boolean);
   return {
     name: `layer of ${heads} heads over ${kvHeads} of ${headDim} from ${at}${how.map((h) => `, ${h}`).join("")}`,
     graph,
     tokens: [1, 5],
     values: {
+      ...(l.kept && { "past.k": wholes(0, 0), "past.v": wholes(0, 0) }),
       start: () => Float64Array.of(at),
       positions: (shape) => Float64Array.from({ length: shape[1] as number }, (_, i) => at + i),
     },
@@ -101,4 +108,6 @@ export const layers: KernelCase[] = [
     name: "layer whose projections no binding holds, not even the queries'",
     limit: 64 * 128,
   },
+  layer({ heads: 4, kvHeads: 2, headDim: 24, slots: 20, at: 0, kept: "f16" }),
+  layer({ heads: 2, kvHeads: 1, headDim: 8, slots: 9, at: 0, norm: true, window: 3, kept: "bf16" }),
 ];

@@ -8,6 +8,7 @@ import {
   combine,
   queriesAtOnce,
 } from "../library/attention.ts";
+import type { Half } from "../library/format.ts";
 import { storedBy } from "./heads.ts";
 import { type Bound, type Launch, type Match, type Scene, type Tile, value } from "./tile.ts";
 
@@ -33,6 +34,8 @@ interface Keys {
   readonly bind: Readonly<Record<string, Bound>>;
   readonly slots: number | Value;
   readonly fresh: boolean;
+  /** The slots' type, where a word holds two numbers. */
+  readonly pairs?: Half | undefined;
   readonly positions: AttentionShape["positions"];
   readonly uniforms: Readonly<Record<string, number>>;
 }
@@ -45,6 +48,7 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
   const queryPositions = scene.stepAt(given.qpos);
   if (D % 4 !== 0 || queryPositions === undefined) return undefined;
   const keys = keysOf(given, scene);
+  if (!keys) return undefined;
   const tokens = q.type.at(2);
   const { device } = scene;
   const shared = H / G;
@@ -60,6 +64,7 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
     ...attrs,
     slots: known ?? "uniform",
     fresh: keys.fresh,
+    ...(keys.pairs && { pairs: keys.pairs }),
     positions: keys.positions,
     rows,
     splits,
@@ -99,17 +104,20 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
   };
 }
 
-function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scene): Keys {
+function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scene): Keys | undefined {
   const { k, v, qpos, kpos, attrs } = given;
   const [keys, values] = [storedBy(k, scene), storedBy(v, scene)];
+  const { pairs } = keys;
+  if (pairs !== values.pairs) return undefined;
   const S = k.type.at(2);
   const slotted = typeof S === "number" && kpos === iota({ shape: [1, S], dtype: "i32" });
   if (slotted && attrs.causal)
     return {
-      needs: [k, v],
-      bind: { key: value(k), value: value(v) },
+      needs: [keys.made, values.made],
+      bind: { key: value(keys.made), value: value(values.made) },
       slots: S,
       fresh: false,
+      pairs,
       positions: "slot",
       uniforms: {},
     };
@@ -131,6 +139,7 @@ function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scen
       bind,
       slots: keys.slots,
       fresh: false,
+      pairs,
       positions: "ring",
       uniforms: { start_at: start },
     };
@@ -149,14 +158,16 @@ function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scen
     values.kind === "fresh"
   ) {
     const [a, b] = beside;
+    const [oldKeys, oldValues] = [keys.past, values.past];
     const bind = {
-      key: value(a.a),
-      value: value(b.a),
+      key: value(oldKeys),
+      value: value(oldValues),
       fresh_key: value(a.b),
       fresh_value: value(b.b),
       slot_positions: list,
     };
-    return { needs: [a.a, b.a, a.b, b.b, ...listed], bind, slots: keys.slots, fresh: true, ...inList };
+    const needs = [oldKeys, oldValues, a.b, b.b, ...listed];
+    return { needs, bind, slots: keys.slots, fresh: true, pairs, ...inList };
   }
   const bind = { key: value(k), value: value(v), slot_positions: list };
   return { needs: [k, v, ...listed], bind, slots: k, fresh: false, ...inList };

@@ -14,16 +14,17 @@ import {
   storeKernel,
 } from "../generic/kernels.ts";
 import type { Names } from "../generic/names.ts";
+import type { Half } from "../library/format.ts";
 import type { Device, PackedWeight, State, StepInput } from "../plan/types.ts";
 import type { Packer, Packing } from "../plan/weights.ts";
 import { attend } from "./attend.ts";
-import { heads } from "./heads.ts";
+import { heads, keep } from "./heads.ts";
 import { product as productTile } from "./product.ts";
 import { embed, norm } from "./rows.ts";
 import type { Bound, Home, Launch, Match, Scene, Scratch, Slot, Tile } from "./tile.ts";
 
 /** What hand-written kernels compute, the largest first. */
-const tiles: readonly Tile[] = [heads, attend, embed, productTile, norm];
+const tiles: readonly Tile[] = [heads, attend, keep, embed, productTile, norm];
 
 /** Storage that does not depend on the phase. */
 export interface Stage {
@@ -107,6 +108,10 @@ export class Cover implements Scene, Source {
   /** The storage of the input called `name`. */
   stateOf(name: string): State | undefined {
     return this.#stage.states.get(name);
+  }
+  pairs(past: Value): Half | undefined {
+    const home = this.homes.get(past);
+    return home?.kind === "state" ? home.state.pairs : undefined;
   }
   nextOf(past: Value): Value | undefined {
     return this.#inputs.has(past) ? this.#next.get(String(past.attrs.name)) : undefined;
@@ -293,6 +298,10 @@ export class Cover implements Scene, Source {
       return { kind: "packed", name: "weight", dtype, rowBytes };
     }
     const words = { kind: "words", name: v.op === param ? "input" : v.op.name } as const;
+    if (this.pairs(v))
+      throw new TypeError(
+        `${v.attrs.name ?? v.op.name} : ${v.type} holds two numbers to a word, which only attention reads`,
+      );
     if (this.homes.has(v)) return words;
     if (v === this.#root || v.op === constant) return undefined;
     if (this.#forced.has(v) || this.#match(v)) return words;

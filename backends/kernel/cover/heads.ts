@@ -1,8 +1,18 @@
-import type { Dim } from "../../../ir/dim.ts";
+import { type Dim, times } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
-import { attention, concat, reshape, rms_norm, rope, transpose, update } from "../../../ir/ops/index.ts";
+import {
+  attention,
+  cast,
+  concat,
+  reshape,
+  rms_norm,
+  rope,
+  transpose,
+  update,
+} from "../../../ir/ops/index.ts";
+import type { Half } from "../library/format.ts";
 import { gemv, rowsOfGroup } from "../library/products/gemv.ts";
-import { type HeadsShape, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
+import { type HeadsShape, keepPairs, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
 import { asIs, type Input, inputs, plainVector, Shared } from "./input.ts";
 import { alike, cutFor, manyTokens, type Product, packed, productOfWeights, rowsOf } from "./product.ts";
 import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
@@ -52,36 +62,59 @@ function headsOf(v: Value, scene: Scene): Heads | undefined {
 /** Where new keys (or values) go, what they are, and what then stands there. */
 interface Stored {
   readonly kind: "slots" | "ring" | "fresh";
+  /** Before they are rounded to `pairs`. */
   readonly fresh: Value;
   readonly made: Value;
   readonly start: Value | undefined;
   readonly slots: number;
   readonly past: Value | undefined;
+  readonly pairs: Half | undefined;
 }
+
+/** What `v` is the widened form of, if `v` is that. */
+const narrowOf = (v: Value): Value | undefined => cast.of(v)?.x;
 
 /** How attention gets at keys: from a cache, beside a ring, or as they are. */
 export function storedBy(k: Value, scene: Scene): Stored {
-  const written = update.of(k);
-  if (written && written.attrs.axis === 2 && !written.attrs.wrap && scene.nextOf(written.dest) === k) {
-    const { src: fresh, start, dest } = written;
-    return { kind: "slots", fresh, made: k, start, slots: dest.fixed(2), past: dest };
+  /** What a cache holds, where attention reads it widened; and how. */
+  const held = (seen: Value) => {
+    const narrow = narrowOf(seen);
+    const pairs = narrow && scene.pairs(update.of(narrow)?.dest ?? narrow);
+    return { of: pairs ? narrow : seen, pairs };
+  };
+  const whole = held(k);
+  const written = update.of(whole.of);
+  /** `x` before it was rounded, where it was. */
+  const unrounded = (x: Value, pairs: Half | undefined) => (pairs ? narrowOf(x) : x);
+  if (written && written.attrs.axis === 2 && !written.attrs.wrap && scene.nextOf(written.dest) === whole.of) {
+    const { src, start, dest } = written;
+    const { of: made, pairs } = whole;
+    const fresh = unrounded(src, pairs);
+    if (fresh) return { kind: "slots", fresh, made, start, slots: dest.fixed(2), past: dest, pairs };
   }
   const beside = concat.of(k);
-  const next = beside && scene.nextOf(beside.a);
+  const old = beside && held(beside.a);
+  const next = old && scene.nextOf(old.of);
   const ring = next && update.of(next);
+  const kept = beside && unrounded(beside.b, old?.pairs);
+  const fresh = kept && unrounded(kept, old?.pairs);
   if (
     beside &&
+    old &&
+    fresh &&
     ring?.attrs.wrap &&
     ring.attrs.axis === 2 &&
-    ring.src === beside.b &&
+    ring.src === kept &&
     beside.attrs.axis === 2
   ) {
-    const common = { fresh: beside.b, start: ring.start, slots: beside.a.fixed(2), past: beside.a };
+    const { of: past, pairs } = old;
+    const common = { fresh, start: ring.start, slots: past.fixed(2), past, pairs };
     // A single token pushes out only what its own window hides, so it may go in first.
     if (next && beside.b.shape[2] === 1) return { ...common, kind: "ring", made: next };
     return { ...common, kind: "fresh", made: beside.b };
   }
-  return { kind: "fresh", fresh: k, made: k, start: undefined, slots: 0, past: undefined };
+  const none = undefined;
+  return { kind: "fresh", fresh: k, made: k, start: none, slots: 0, past: none, pairs: none };
 }
 
 const layers = new Shared((a, scene) => (attention.of(a) ? layer(a, scene) : undefined));
@@ -104,7 +137,8 @@ function layer(a: Value, scene: Scene): Match | undefined {
     v.turn ||
     v.norm ||
     keys.kind !== values.kind ||
-    keys.slots !== values.slots
+    keys.slots !== values.slots ||
+    keys.pairs !== values.pairs
   )
     return undefined;
   const { turn } = q;
@@ -124,10 +158,13 @@ function layer(a: Value, scene: Scene): Match | undefined {
     factor: turn.factor,
     ...(q.norm && { norm: { eps: q.norm.eps } }),
     store: keys.kind === "fresh" ? { kind: "fresh" } : { kind: keys.kind, slots: keys.slots },
+    ...(keys.pairs && { pairs: keys.pairs }),
   };
   const places = { positions_at: positions, start_at: start ?? 0 };
   const restored = (s: Stored, h: Heads, x: Value): Value => {
-    const fresh = h.rebuild(h.product.over(x));
+    const heads = h.rebuild(h.product.over(x));
+    const kept = s.pairs ? cast(heads, { to: s.pairs }) : heads;
+    const fresh = s.pairs && s.kind === "fresh" ? cast(kept, { to: "f32" }) : kept;
     if (s.kind === "fresh" || !s.past || !s.start) return fresh;
     return update(s.past, fresh, s.start, { axis: 2, wrap: s.kind === "ring" });
   };
@@ -167,6 +204,36 @@ function layer(a: Value, scene: Scene): Match | undefined {
   }
   return undefined;
 }
+
+/** New keys or values that stand in memory, into a cache of two numbers to a word. */
+export const keep: Tile = {
+  name: "keep",
+  match(v, scene) {
+    const written = update.of(v);
+    const pairs = written && scene.pairs(written.dest);
+    const start = written && scene.stepAt(written.start);
+    if (!pairs || start === undefined || scene.nextOf(written.dest) !== v) return undefined;
+    const { src, dest, attrs } = written;
+    const x = cast(src, { to: "f32" });
+    const [kvHeads, headDim] = [dest.fixed(1), dest.fixed(3)];
+    const shape = { kvHeads, headDim, slots: dest.fixed(2), ring: attrs.wrap, pairs };
+    const { threads } = scene.device;
+    const tokens = src.type.at(2);
+    return {
+      makes: [v],
+      rebuilt: [update(dest, src, written.start, attrs)],
+      needs: [x],
+      launches: () => [
+        {
+          kernel: keepPairs(shape, threads),
+          bind: { x: value(x), step: { kind: "step" }, cache: value(v) },
+          uniforms: { tokens, start_at: start },
+          grid: [{ of: times(tokens, (kvHeads * headDim) / 2), per: threads }],
+        },
+      ],
+    };
+  },
+};
 
 /** All of it for one token, where no head must be whole before it goes on and the buffers suffice. */
 function oneLaunch(

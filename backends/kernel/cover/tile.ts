@@ -1,6 +1,7 @@
 import type { Dim } from "../../../ir/dim.ts";
 import type { Graph, Value } from "../../../ir/graph.ts";
 import type { Kernel } from "../lang/index.ts";
+import type { Half } from "../library/format.ts";
 import type { GemmShape } from "../library/products/gemm.ts";
 import type { Device, Extent, PackedWeight, State } from "../plan/types.ts";
 import type { Packing } from "../plan/weights.ts";
@@ -77,6 +78,8 @@ export interface Scene {
   pack(parts: readonly Value[], as: Packing, beside?: PackedWeight): PackedWeight;
   /** Where an i32 input begins in the step state; undefined for anything else. */
   stepAt(v: Value): number | undefined;
+  /** The type of a cache whose words hold two numbers. */
+  pairs(past: Value): Half | undefined;
   /** What overwrites the input `past` at the end of a step. */
   nextOf(past: Value): Value | undefined;
 }

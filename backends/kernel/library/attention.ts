@@ -5,13 +5,14 @@ import {
   type KernelBuilder,
   kernel,
   literal,
+  quad,
   type Readable,
   range,
   select,
   u32,
   type Writable,
 } from "../lang/index.ts";
-import { numberName } from "./format.ts";
+import { type Half, numberName, pairs } from "./format.ts";
 import { softcap as capped } from "./math.ts";
 
 /** Which position each slot holds. */
@@ -37,6 +38,8 @@ export interface AttentionShape {
   readonly slots: number | "uniform";
   /** As many more keys as there are queries, in buffers of their own after the slots. */
   readonly fresh: boolean;
+  /** The slots' type, where a word holds numbers i and i + headDim/2. */
+  readonly pairs?: Half;
   readonly positions: SlotPositions;
   /** Queries (tokens times heads that share a key head) that one group answers. */
   readonly rows: number;
@@ -49,7 +52,7 @@ export interface AttentionShape {
 }
 
 const attentionName = (s: AttentionShape): string =>
-  `attention_${s.heads}q${s.kvHeads}kv${s.headDim}_${s.slots === "uniform" ? "n" : s.slots}${s.fresh ? "_and_fresh" : ""}_${s.positions}_scale${numberName(s.scale)}` +
+  `attention_${s.heads}q${s.kvHeads}kv${s.headDim}_${s.slots === "uniform" ? "n" : s.slots}${s.pairs ? `_${s.pairs}` : ""}${s.fresh ? "_and_fresh" : ""}_${s.positions}_scale${numberName(s.scale)}` +
   `${s.causal ? "" : "_all"}${s.window ? `_window${s.window}` : ""}${s.softcap ? `_cap${numberName(s.softcap)}` : ""}` +
   `_rows${s.rows}${s.splits > 1 ? `_split${s.splits}` : ""}${s.joined ? "_joined" : ""}${s.byToken ? "" : "_by_head"}`;
 
@@ -85,8 +88,8 @@ export function attention(
     `${s.splits > 1 ? `; each query's keys are shared by ${s.splits} groups${s.joined ? ", the last of which joins what they found" : ""}` : ""}`;
   return kernel(attentionName(s), { doc, threads }, (k) => {
     const q = k.input("q", "f32x4");
-    const key = k.input("key", "f32x4");
-    const value = k.input("value", "f32x4");
+    const key = slotQuads(k, "key", s);
+    const value = slotQuads(k, "value", s);
     const freshKey = s.fresh ? k.input("fresh_key", "f32x4") : undefined;
     const freshValue = s.fresh ? k.input("fresh_value", "f32x4") : undefined;
     const step = k.input("step", "i32");
@@ -185,28 +188,35 @@ export function attention(
     k.for("first_slot", { from, to, step: keys }, (firstSlot) => {
       // No constant, so that compilers which unroll whatever they can leave these loops alone.
       const here = k.let("slots_here", to.sub(firstSlot).min(keys));
-      const load = (slotted: typeof key, fresh: typeof key | undefined) => {
-        k.for("i", { from: k.thread, to: keys * quads, step: threads }, (i) => {
-          const [j, quad] = [i.div(quads), i.mod(quads)];
+      const load = (slotted: typeof key, fresh: typeof freshKey) => {
+        const each = quads / slotted.quads;
+        k.for("i", { from: k.thread, to: keys * each, step: threads }, (i) => {
+          const [j, quad] = [i.div(each), i.mod(each)];
           const slot = k.let("slot", firstSlot.add(j).min(to.sub(1)));
-          const old = kvHead
-            .mul(slots)
-            .add(slot.min(slots.sub(1)))
-            .mul(quads)
-            .add(quad);
-          if (!fresh) {
-            tile.set(j.mul(pitch).add(quad), slotted.at(old));
-            return;
-          }
-          k.if(
-            slot.lt(slots),
-            () => tile.set(j.mul(pitch).add(quad), slotted.at(old)),
-            () =>
-              tile.set(
-                j.mul(pitch).add(quad),
-                fresh.at(kvHead.mul(tokens).add(slot.sub(slots)).mul(quads).add(quad)),
+          const put = (read: readonly Expr<"f32x4">[]) =>
+            read.forEach(
+              (four, n) =>
+                void tile.set(
+                  j
+                    .mul(pitch)
+                    .add(quad)
+                    .add(n * each),
+                  four,
+                ),
+            );
+          const old = () =>
+            put(
+              slotted.at(
+                kvHead
+                  .mul(slots)
+                  .add(slot.min(slots.sub(1)))
+                  .mul(each)
+                  .add(quad),
               ),
-          );
+            );
+          if (!fresh) return old();
+          const at = kvHead.mul(tokens).add(slot.sub(slots)).mul(quads).add(quad);
+          k.if(slot.lt(slots), old, () => put(range(slotted.quads).map((n) => fresh.at(at.add(n * each)))));
         });
       };
       load(key, freshKey);
@@ -302,6 +312,24 @@ export function attention(
       k.if(k.thread.eq(0), () => void counts.add(ownCount, 2 ** 32 - s.splits));
     });
   });
+}
+
+/** Slots of keys or values, 16 bytes at a time: four numbers of a head, or as pairs four and those half a head on. */
+function slotQuads(k: KernelBuilder, name: string, s: AttentionShape) {
+  const half = s.pairs && pairs[s.pairs];
+  if (!half) {
+    const numbers = k.input(name, "f32x4");
+    return { quads: 1, at: (i: Expr<"u32">): Expr<"f32x4">[] => [numbers.at(i)] };
+  }
+  const words = k.input(name, "u32x4");
+  const at = (i: Expr<"u32">): Expr<"f32x4">[] => {
+    const both = k
+      .let("words", words.at(i))
+      .lanes()
+      .map((word) => half.unpack(word));
+    return range(2).map((n) => quad(...both.map((two) => two[n] as Expr<"f32">)));
+  };
+  return { quads: 2, at };
 }
 
 /** Joins the parts of one query, four numbers of it, into row `to` of the result. */

@@ -2,6 +2,8 @@ import type { DType } from "../../../ir/type.ts";
 import {
   type Expr,
   type KernelBuilder,
+  packHalves,
+  pair,
   quad,
   type Readable,
   range,
@@ -43,6 +45,28 @@ const unpackers: { readonly [K in Format["dtype"]]: (q: Expr<"u32x4">) => Expr<"
 function halves(packing: "f16x2" | "bf16x2", q: Expr<"u32x4">): Expr<"f32x4">[] {
   const pair = (i: number) => unpack(packing, quarter(q, i)).lanes();
   return range(2).map((i) => quad(...pair(2 * i), ...pair(2 * i + 1)));
+}
+
+/** Floats of which two fit a word. */
+export type Half = "f16" | "bf16";
+/** How words hold two numbers, the first in the lower half; rounded to nearest, ties to even. */
+export const pairs = {
+  f16: { pack: (a, b) => packHalves(pair(a, b)), unpack: (word) => unpack("f16x2", word).lanes() },
+  bf16: {
+    pack: (a, b) => nearest(a).shr(16).or(nearest(b).and(0xffff0000)),
+    unpack: (word) => unpack("bf16x2", word).lanes(),
+  },
+} as const satisfies Record<
+  Half,
+  {
+    pack(a: Expr<"f32">, b: Expr<"f32">): Expr<"u32">;
+    unpack(word: Expr<"u32">): readonly Expr<"f32">[];
+  }
+>;
+/** The upper 16 bits are those of the nearest bf16. */
+function nearest(x: Expr<"f32">): Expr<"u32"> {
+  const bits = x.bits("u32");
+  return bits.add(0x7fff).add(bits.shr(16).and(1));
 }
 
 /** A matrix of weights as a kernel reads it: 16 bytes at a time, its rows padded to that. */

@@ -9,7 +9,7 @@ import {
   u32,
   type Writable,
 } from "../lang/index.ts";
-import { type Format, formatName, Matrix, numberName } from "./format.ts";
+import { type Format, formatName, type Half, Matrix, numberName, pairs as wordsOf } from "./format.ts";
 import { frequencies, turn } from "./math.ts";
 import { type InputNorm, inputNormDoc, inputNormName, inputVector } from "./norm.ts";
 import { type Cut, lanesFor, products } from "./products/gemv.ts";
@@ -28,16 +28,47 @@ export interface HeadsShape {
    * cache, [heads, tokens, headDim].
    */
   readonly store: { readonly kind: "slots" | "ring"; readonly slots: number } | { readonly kind: "fresh" };
+  /** What keys and values are rounded to; a word of the cache then holds numbers i and i + headDim/2. */
+  readonly pairs?: Half;
 }
 
 const headsName = (s: HeadsShape): string =>
   `${s.heads}q${s.kvHeads}kv${s.headDim}_theta${numberName(s.theta)}${s.factor === 1 ? "" : `_by${numberName(s.factor)}`}` +
-  `${s.norm ? `_norm${numberName(s.norm.eps)}` : ""}_${s.store.kind}${s.store.kind === "fresh" ? "" : s.store.slots}`;
+  `${s.norm ? `_norm${numberName(s.norm.eps)}` : ""}_${s.store.kind}${s.store.kind === "fresh" ? "" : s.store.slots}${s.pairs ? `_${s.pairs}` : ""}`;
 
 interface Targets {
   readonly q: Writable<"f32">;
-  readonly key: Writable<"f32">;
-  readonly value: Writable<"f32">;
+  readonly key: Kept;
+  readonly value: Kept;
+}
+/** Stores numbers i and i + headDim/2 of the row that begins at number `row`. */
+type Kept = (row: Expr<"u32">, i: Expr<"u32">, low: Expr<"f32">, high: Expr<"f32">) => void;
+
+const put =
+  (k: KernelBuilder, s: HeadsShape, into: Writable<"f32">): Kept =>
+  (row, i, low, high) => {
+    const from = k.let("into", row.add(i));
+    into.set(from, low);
+    into.set(from.add(s.headDim / 2), high);
+  };
+
+/** Declares the buffers that keys and values go to. */
+function targets(k: KernelBuilder, s: HeadsShape): Targets {
+  const { pairs } = s;
+  const kept = (name: string): Kept => {
+    if (!pairs) return put(k, s, k.output(name, "f32"));
+    const { pack, unpack } = wordsOf[pairs];
+    if (s.store.kind !== "fresh") {
+      const words = k.output(name, "u32");
+      return (row, i, low, high) => words.set(row.div(2).add(i), pack(low, high));
+    }
+    const rounded = put(k, s, k.output(name, "f32"));
+    return (row, i, low, high) => {
+      const [a, b] = unpack(k.let("word", pack(low, high)));
+      rounded(row, i, a as Expr<"f32">, b as Expr<"f32">);
+    };
+  };
+  return { q: k.output("q", "f32"), key: kept("key"), value: kept("value") };
 }
 
 /** The step's whole numbers. The launch says where they lie: the first slot to write only where there is a cache. */
@@ -82,14 +113,8 @@ function place(
   low: Expr<"f32">,
   high: Expr<"f32">,
 ): void {
-  const half = s.headDim / 2;
   const frequency = k.table("frequency", frequencies(s.headDim, s.theta, s.factor));
   const { head, t, tokens, i } = at;
-  const put = (into: Writable<"f32">, row: Expr<"u32">, a: Expr<"f32">, b: Expr<"f32">) => {
-    const from = k.let("into", row.add(i));
-    into.set(from, a);
-    into.set(from.add(half), b);
-  };
   k.if(
     head.lt(s.heads + s.kvHeads),
     () => {
@@ -100,11 +125,11 @@ function place(
       const b = k.let("turned_high", high.mul(cosine).add(low.mul(sine)));
       k.if(
         head.lt(s.heads),
-        () => put(to.q, head.mul(tokens).add(t).mul(s.headDim), a, b),
-        () => put(to.key, keyRow(s, step, head.sub(s.heads), t, tokens), a, b),
+        () => put(k, s, to.q)(head.mul(tokens).add(t).mul(s.headDim), i, a, b),
+        () => to.key(keyRow(s, step, head.sub(s.heads), t, tokens), i, a, b),
       );
     },
-    () => put(to.value, keyRow(s, step, head.sub(s.heads + s.kvHeads), t, tokens), low, high),
+    () => to.value(keyRow(s, step, head.sub(s.heads + s.kvHeads), t, tokens), i, low, high),
   );
 }
 
@@ -118,7 +143,7 @@ export function ropeHeads(s: HeadsShape, threads: number): Kernel {
     // Scale of the query norm, then of the key norm.
     const scales = s.norm && k.weight("head_norms", "f32");
     const step = stepOf(k, s);
-    const to = { q: k.output("q", "f32"), key: k.output("key", "f32"), value: k.output("value", "f32") };
+    const to = targets(k, s);
     const tokens = k.uniform("tokens");
     const [D, half, all] = [s.headDim, s.headDim / 2, s.heads + 2 * s.kvHeads];
     const [head, t] = [k.let("head", k.group.x), k.let("token", k.group.y)];
@@ -157,6 +182,48 @@ export function ropeHeads(s: HeadsShape, threads: number): Kernel {
   });
 }
 
+/**
+ * Keys or values [kvHeads, tokens, headDim] into their cache, two to a word: slot `start + t`, in a ring modulo the slots,
+ * where the last of the tokens that fall on one slot stays.
+ */
+export function keepPairs({ kvHeads, headDim, slots, ring, pairs }: KeptShape, threads: number): Kernel {
+  const name = `keep_${kvHeads}kv${headDim}_${ring ? "ring" : "slots"}${slots}_${pairs}`;
+  const doc = `keys or values into their cache of ${slots} slots, as ${pairs}, numbers i and i + ${headDim / 2} to a word`;
+  return kernel(name, { doc, threads }, (k) => {
+    const x = k.input("x", "f32");
+    const step = k.input("step", "i32");
+    const cache = k.output("cache", "u32");
+    const [tokens, startAt] = [k.uniform("tokens"), k.uniform("start_at")];
+    const half = headDim / 2;
+    const n = k.let("n", k.group.x.mul(threads).add(k.thread));
+    k.if(n.lt(tokens.mul(kvHeads * half)), () => {
+      const [i, row] = [k.let("i", n.mod(half)), k.let("row", n.div(half))];
+      const [head, t] = [k.let("head", row.div(tokens)), k.let("token", row.mod(tokens))];
+      const slot = k.let("slot", step.at(startAt).to("u32").add(t));
+      const from = k.let("from", row.mul(headDim).add(i));
+      k.if(ring ? tokens.le(t.add(slots)) : slot.lt(slots), () =>
+        cache.set(
+          head
+            .mul(slots)
+            .add(ring ? slot.mod(slots) : slot)
+            .mul(half)
+            .add(i),
+          wordsOf[pairs].pack(x.at(from), x.at(from.add(half))),
+        ),
+      );
+    });
+  });
+}
+
+/** A cache whose words hold two numbers. */
+export interface KeptShape {
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly slots: number;
+  readonly ring: boolean;
+  readonly pairs: Half;
+}
+
 export interface QkvShape extends HeadsShape {
   readonly columns: number;
   readonly format: Format;
@@ -182,7 +249,7 @@ export function qkv(s: QkvShape, cut: Cut): Kernel {
     const x = inputVector(k, s.columns, s.inputNorm);
     const matrix = new Matrix(k, s.format, s.columns);
     const step = stepOf(k, s);
-    const to = { q: k.output("q", "f32"), key: k.output("key", "f32"), value: k.output("value", "f32") };
+    const to = targets(k, s);
     const [D, half] = [s.headDim, s.headDim / 2];
     const count = (s.heads + 2 * s.kvHeads) * half;
     const lanes = lanesFor(cut, matrix.pieces);

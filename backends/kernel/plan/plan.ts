@@ -4,6 +4,7 @@ import { Cover, type CoveredLaunch, type Stage, slotBytes } from "../cover/cover
 import type { Bound, Home, Slot } from "../cover/tile.ts";
 import { Names } from "../generic/names.ts";
 import type { Kernel } from "../lang/index.ts";
+import type { Half } from "../library/format.ts";
 import { bindSizes } from "./bind-sizes.ts";
 import { arrange, type Lifetime } from "./memory.ts";
 import type {
@@ -95,6 +96,12 @@ function stepInputs(g: Graph, most: Sizes): StepInput[] {
   });
 }
 
+/** Attention reads four words at once, and so eight numbers of a head. */
+const pairsOf = (v: Value): Half | undefined =>
+  (v.dtype === "f16" || v.dtype === "bf16") && v.type.rank === 4 && v.fixed(3) % 8 === 0
+    ? v.dtype
+    : undefined;
+
 function stateInputs(g: Graph, most: Sizes, inputs: readonly StepInput[]): State[] {
   const kept = new Set(Object.values(g.aliases));
   const taken = new Set(inputs.map((i) => i.name));
@@ -102,10 +109,12 @@ function stateInputs(g: Graph, most: Sizes, inputs: readonly StepInput[]): State
     .filter((v) => !taken.has(String(v.attrs.name)))
     .map((v) => {
       const name = String(v.attrs.name);
+      const pairs = kept.has(name) ? pairsOf(v) : undefined;
       return {
         name,
-        bytes: elements(v, most) * 4,
+        bytes: elements(v, most) * (pairs ? 2 : 4),
         kind: kept.has(name) ? ("cache" as const) : ("input" as const),
+        ...(pairs && { pairs }),
       };
     });
 }

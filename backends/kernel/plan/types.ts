@@ -2,6 +2,7 @@ import type { Dim } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import type { DType } from "../../../ir/type.ts";
 import type { Kernel } from "../lang/index.ts";
+import type { Half } from "../library/format.ts";
 import type { GemmShape } from "../library/products/gemm.ts";
 
 /**
@@ -39,6 +40,8 @@ export interface State {
    * "input": another input of the graph, a word of 32 bits for each element.
    */
   readonly kind: "cache" | "step" | "counters" | "input";
+  /** In a cache of this type, a word holds numbers i and i + D/2 of a head, i < D/2; else a word holds one number. */
+  readonly pairs?: Half;
 }
 
 /** An i32 input of the graph, for at most `length` numbers from element `at` of the step state. */
