@@ -5,12 +5,13 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { UserError } from "../ir/error.ts";
 import { mul } from "../ir/ops/index.ts";
@@ -98,6 +99,26 @@ test("an output that exists is kept, unless it is gemmac's and --force says so",
 
   writeFileSync(join(out, "notes.txt"), "kept beside the artifact");
   expect((await refused(tiny, out, { force: true })).message).toContain("notes.txt");
+});
+
+test("what was built inside an artifact goes with it, and nothing else", async () => {
+  const out = join(fresh(), "out");
+  const again = () => compile(tiny, { targets: ["c"], out, force: true, verify: false });
+  const put = (path: string, text: string) => {
+    mkdirSync(dirname(join(out, path)), { recursive: true });
+    writeFileSync(join(out, path), text);
+  };
+  await again();
+  for (const name of ["gemma", "gemma-test", "libgemma.so", "__pycache__/gemma.cpython-311.pyc"])
+    put(name, "");
+  put("build/CMakeFiles/gemma.dir/gemma.c.o", "");
+  put("build/CMakeCache.txt", "CMAKE_HOME_DIRECTORY:INTERNAL=/elsewhere\n");
+  expect((await refused(tiny, out, { force: true })).message).toContain("build/CMake");
+  put("build/CMakeCache.txt", `CMAKE_HOME_DIRECTORY:INTERNAL=${realpathSync(out)}\n`);
+  await again();
+  expect(readdirSync(out)).not.toContain("gemma");
+  put("__pycache__/mine.py", "");
+  expect((await refused(tiny, out, { force: true })).message).toContain("mine.py");
 });
 
 test("a folder that holds anything but gemmac's own files is never replaced", async () => {

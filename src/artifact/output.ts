@@ -1,4 +1,4 @@
-import { lstat, mkdir, readdir, realpath, rename, rm } from "node:fs/promises";
+import { lstat, mkdir, readdir, readFile, realpath, rename, rm } from "node:fs/promises";
 import { basename, dirname, join, relative, resolve, sep } from "node:path";
 import { UserError } from "../../ir/error.ts";
 import { manifestFile, readManifest } from "./manifest.ts";
@@ -33,21 +33,34 @@ export async function checkOut(
     );
 }
 
-/** What users build inside an artifact, by target. */
-const products: Readonly<Record<string, readonly string[]>> = { c: ["gemma", "libgemma.so"] };
+/** What `make`, CMake in `build/`, gemma.py and --tune leave inside an artifact, by target. */
+const built = /^(gemma|gemma-test|libgemma\.so|tuning\.txt|__pycache__\/gemma\.[\w.-]+\.pyc)$/;
+const builds: Readonly<Record<string, RegExp>> = { c: built, cuda: built };
 
 /** A file below `dir` that no manifest lists; `dir` is an artifact, or holds one for each target. */
 async function foreignFile(dir: string, targets: readonly string[]): Promise<string | undefined> {
   const known = new Set<string>();
+  const made: ((path: string) => boolean | undefined)[] = [];
   for (const place of ["", ...targets]) {
     const manifest = await readManifest(join(dir, place)).catch(() => undefined);
-    const built = manifest && Object.hasOwn(products, manifest.target) ? products[manifest.target] : [];
-    for (const path of manifest ? [manifestFile, ...manifest.files.map((f) => f.path), ...(built ?? [])] : [])
-      known.add(join(place, path));
+    if (!manifest) continue;
+    for (const path of [manifestFile, ...manifest.files.map((f) => f.path)]) known.add(join(place, path));
+    const own = Object.hasOwn(builds, manifest.target) ? builds[manifest.target] : undefined;
+    const tree = own && (await isCmakeOf(join(dir, place))) ? join("build", sep) : undefined;
+    made.push((path) => {
+      const inside = relative(place, path);
+      return own?.test(inside) || (tree !== undefined && inside.startsWith(tree));
+    });
   }
   const entries = await readdir(dir, { recursive: true, withFileTypes: true });
   const paths = entries.filter((e) => !e.isDirectory()).map((e) => relative(dir, join(e.parentPath, e.name)));
-  return paths.find((path) => !known.has(path));
+  return paths.find((path) => !known.has(path) && !made.some((is) => is(path)));
+}
+
+/** Whether `dir/build` is where CMake builds `dir`, as its cache says. */
+async function isCmakeOf(dir: string): Promise<boolean> {
+  const cache = await readFile(join(dir, "build", "CMakeCache.txt"), "utf8").catch(() => "");
+  return cache.split("\n").includes(`CMAKE_HOME_DIRECTORY:INTERNAL=${await realpath(dir)}`);
 }
 
 /** Makes a folder and those above it. Node's own recursive mkdir never returns on file systems such as /proc. */

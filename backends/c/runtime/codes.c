@@ -58,33 +58,32 @@ static inline int code_at(int bits, const void *codes, long i) {
 /* One token's products with so many rows, `apart` from each other, for codes of so many bits. */
 ALWAYS_INLINE void tile_codes(int bits, struct whole x, const uint8_t *codes, const float *scales, const uint8_t *zeros,
                               float *y, long K, long block, long row, long apart, int rows) {
-  const long step = bits == 4 ? STEP_I4 : STEP_I8, blocks = K / block;
+  const long step = bits == 4 ? STEP_I4 : STEP_I8, blocks = K / block, per = block < step ? 2 : 1;
   vf sum[ROWS];
   for (int r = 0; r < rows; r++) sum[r] = vf_zero();
-  for (long k = 0; k < K;) {
-    const long b = k / block;
-    long end = block < step ? k + step : (b + 1) * block;
-    if (end > k + SAFE_STEPS * step) end = k + SAFE_STEPS * step;
-    vi dot[ROWS];
-    for (int r = 0; r < rows; r++) dot[r] = vi_zero();
-    for (long i = k; i < end; i += step) {
-      const vh a = vh_load(x.q + i);
-      if (bits == 4) {
-        const vh odd = vh_load(x.q + i + STEP_I4 / 2);
-        for (int r = 0; r < rows; r++) {
-          const uint8_t *at = codes + ((row + r * apart) * K + i) / 2;
-          dot[r] = vi_dot(vi_dot(dot[r], vh_low_i4(at), a), vh_high_i4(at), odd);
-        }
-      } else
-        for (int r = 0; r < rows; r++)
-          dot[r] = vi_dot(dot[r], vh_load_i8((const int8_t *)codes + (row + r * apart) * K + i), a);
+  for (long b = 0; b < blocks; b += per)
+    for (long k = b * block, end; k < (b + per) * block; k = end) {
+      end = (b + per) * block;
+      if (end > k + SAFE_STEPS * step) end = k + SAFE_STEPS * step;
+      vi dot[ROWS];
+      for (int r = 0; r < rows; r++) dot[r] = vi_zero();
+      for (long i = k; i < end; i += step) {
+        const vh a = vh_load(x.q + i);
+        if (bits == 4) {
+          const vh odd = vh_load(x.q + i + STEP_I4 / 2);
+          for (int r = 0; r < rows; r++) {
+            const uint8_t *at = codes + ((row + r * apart) * K + i) / 2;
+            dot[r] = vi_dot(vi_dot(dot[r], vh_low_i4(at), a), vh_high_i4(at), odd);
+          }
+        } else
+          for (int r = 0; r < rows; r++)
+            dot[r] = vi_dot(dot[r], vh_load_i8((const int8_t *)codes + (row + r * apart) * K + i), a);
+      }
+      for (int r = 0; r < rows; r++) {
+        const float *s = scales + (row + r * apart) * blocks + b;
+        sum[r] = vf_fma(vf_of(dot[r]), per == 2 ? vf_halves(s[0], s[1]) : vf_all(s[0]), sum[r]);
+      }
     }
-    for (int r = 0; r < rows; r++) {
-      const float *s = scales + (row + r * apart) * blocks + b;
-      sum[r] = vf_fma(vf_of(dot[r]), block < step ? vf_halves(s[0], s[1]) : vf_all(s[0]), sum[r]);
-    }
-    k = end;
-  }
   for (int r = 0; r < rows; r++) {
     const long w = (row + r * apart) * blocks;
     float total = vf_sum(sum[r]);

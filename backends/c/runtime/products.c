@@ -2,7 +2,7 @@
  * Products y = x·wᵀ. Each thread owns a range of w's rows and walks four of them at a time, a quarter of the range
  * apart: four long streams, which the processor fetches ahead.
  */
-enum { ROWS = 4, TOKENS = 4 };
+enum { ROWS = 4 };
 
 /* Columns that are worked on at once when there are many tokens, so that a tile of them stays in a near cache. */
 enum { COLUMNS = 2048 };

@@ -1,14 +1,14 @@
 /*
  * A small vocabulary of vectors, so that each loop below is written once. vf: floats, vi: as many 32-bit integers,
  * vh: twice as many 16-bit integers. The instruction set is the one that the compiler was told to use. vi_dot adds up
- * products in twos; PAIR_AT says where in a vh those of lane `lane` lie. A tile of TILE_ROWS by 2 sums fits the registers.
+ * products in twos; PAIR_AT says where in a vh those of lane `lane` lie. TILE_ROWS by 2 sums fit the registers, and ROWS by TOKENS.
  */
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(GEMMA_PLAIN)
 #include <immintrin.h>
 #define INSTRUCTION_SET "AVX-512 VNNI"
 typedef __m512 vf;
 typedef __m512i vi, vh;
-enum { LANES = 16, TILE_ROWS = 12 };
+enum { LANES = 16, TILE_ROWS = 12, TOKENS = 4 };
 static inline vf vf_zero(void) { return _mm512_setzero_ps(); }
 static inline vf vf_all(float x) { return _mm512_set1_ps(x); }
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -47,7 +47,7 @@ static inline int runs_here(void) { return __builtin_cpu_supports("avx512vnni") 
 #define INSTRUCTION_SET "AVX2"
 typedef __m256 vf;
 typedef __m256i vi, vh;
-enum { LANES = 8, TILE_ROWS = 6 };
+enum { LANES = 8, TILE_ROWS = 6, TOKENS = 2 };
 static inline vf vf_zero(void) { return _mm256_setzero_ps(); }
 static inline vf vf_all(float x) { return _mm256_set1_ps(x); }
 static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
@@ -99,7 +99,7 @@ static inline int runs_here(void) { return __builtin_cpu_supports("avx2") && __b
 typedef float32x4_t vf;
 typedef int32x4_t vi;
 typedef int16x8_t vh;
-enum { LANES = 4, TILE_ROWS = 12 };
+enum { LANES = 4, TILE_ROWS = 12, TOKENS = 4 };
 static inline vf vf_zero(void) { return vdupq_n_f32(0); }
 static inline vf vf_all(float x) { return vdupq_n_f32(x); }
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
@@ -130,7 +130,7 @@ static inline int runs_here(void) { return 1; }
 typedef float vf;
 typedef int32_t vi;
 typedef struct { int16_t a, b; } vh;
-enum { LANES = 1, TILE_ROWS = 6 };
+enum { LANES = 1, TILE_ROWS = 6, TOKENS = 2 };
 static inline vf vf_zero(void) { return 0; }
 static inline vf vf_all(float x) { return x; }
 static inline vf vf_load(const float *p) { return *p; }
