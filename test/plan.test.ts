@@ -2,8 +2,12 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { onnx } from "onnx-proto";
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, afterEach, expect, test, vi } from "vitest";
+import { HashedFile } from "../backends/files.ts";
+import { decodeModel } from "../backends/onnx/proto.ts";
+import { even, Workbench } from "../backends/stream/index.ts";
 import { parsePipeline } from "../passes/pipeline.ts";
 import { compile } from "../src/compile.ts";
 import { plan } from "../src/plan/plan.ts";
@@ -13,6 +17,7 @@ import { synthetic } from "./bench/synthetic.mjs";
 const models = join(import.meta.dirname, "data/models");
 const root = mkdtempSync(join(tmpdir(), "gemmac-plan-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
+afterEach(() => vi.restoreAllMocks());
 const sizeOf = (files: readonly { readonly path: string; readonly bytes: number }[]) =>
   Object.fromEntries(files.map(({ path, bytes }) => [path, bytes]));
 
@@ -83,6 +88,67 @@ test.each(Object.keys(targetTable))("%s: caches are no larger than the model's c
     "a capacity of 257 tokens is more than the model's context of 256",
   );
 });
+
+const counted = [
+  { model: "gemma1-mqa" },
+  { model: "gemma1-mqa", quant: "int8" },
+  { model: "gemma1-mha", quant: "int4" },
+  { model: "gemma2", quant: "int8" },
+  { model: "gemma3", profile: "standard", quant: "int8" },
+] as const;
+
+test.each(counted)(
+  "compile does the work that is planned: $model $quant $profile",
+  async ({ model, ...options }) => {
+    const dir = join(models, model);
+    const { work } = await plan(dir, { target: "onnx", time: false, ...options });
+    const did = { written: 0, coded: 0, multiplied: 0, asRun: 0, inFloats: 0 };
+    const { encode, dots } = Workbench.prototype;
+    vi.spyOn(Workbench.prototype, "encode").mockImplementation(function (this: Workbench, ...args) {
+      did.coded += args[2].length;
+      encode.apply(this, args);
+    });
+    vi.spyOn(Workbench.prototype, "dots").mockImplementation(function (this: Workbench, ...args) {
+      did.multiplied += args[0].length * even(args[2]);
+      dots.apply(this, args);
+    });
+    const { write } = HashedFile.prototype;
+    vi.spyOn(HashedFile.prototype, "write").mockImplementation(function (this: HashedFile, bytes) {
+      did.written += bytes.byteLength;
+      return write.call(this, bytes);
+    });
+    const create = InferenceSession.create.bind(InferenceSession);
+    vi.spyOn(InferenceSession, "create").mockImplementation(async (graph: unknown, settings: unknown) => {
+      const { graph: part } = decodeModel(graph as Uint8Array);
+      for (const n of part?.node ?? []) did[level(n) === 4 ? "asRun" : "inFloats"] += matrixNumbers(part, n);
+      return create(graph as Uint8Array, settings as InferenceSession.SessionOptions);
+    });
+    const out = join(mkdtempSync(join(root, "case-")), "out");
+    await compile(dir, { targets: ["onnx"], out, ...options });
+    const { coded, proof } = work;
+    expect(did).toEqual({
+      written: work.written,
+      coded: coded.reduce((sum, c) => sum + c.numbers, 0),
+      multiplied: proof.products.reduce((sum, p) => sum + p.numbers * even(p.rows), 0),
+      asRun: proof.asRun,
+      inFloats: proof.inFloats,
+    });
+  },
+);
+
+const attribute = (n: onnx.INodeProto, name: string): number =>
+  Number(n.attribute?.find((a) => a.name === name)?.i ?? 0);
+const level = (n: onnx.INodeProto): number => attribute(n, "accuracy_level");
+
+/** Numbers of the matrix that a product of a graph multiplies with. */
+function matrixNumbers(graph: onnx.IGraphProto | null | undefined, n: onnx.INodeProto): number {
+  if (n.opType === "MatMulNBits") return attribute(n, "N") * attribute(n, "K");
+  if (n.opType !== "Gemm") return 0;
+  const made = graph?.node?.find((m) => m.output?.[0] === n.input?.[1]);
+  const names = made ? made.input : n.input;
+  const matrix = graph?.initializer?.find((t) => names?.includes(t.name ?? "") && t.dims?.length === 2);
+  return matrix?.dims?.reduce<number>((count, d) => count * Number(d), 1) ?? 0;
+}
 
 /** A process of its own, so that its peak memory is that of the compiler alone. */
 const script = `

@@ -1,5 +1,5 @@
 import { type Sizes, size } from "../../ir/dim.ts";
-import type { Graph, Value } from "../../ir/graph.ts";
+import { type Graph, postorder, type Value } from "../../ir/graph.ts";
 import { type BlockFormatName, blockFormat } from "../../ir/ops/ggml.ts";
 import {
   block_scale_search,
@@ -24,6 +24,8 @@ export interface StreamingEnv {
   /** The runtime inputs. */
   tensor(name: string, type: TensorType): HostTensor | undefined;
   readonly weights: Weights;
+  /** Is given each output as soon as it is there, which then need not be kept; left out, all are kept and given at the end. */
+  readonly deliver?: (name: string, value: HostTensor) => void;
 }
 
 /**
@@ -31,8 +33,20 @@ export interface StreamingEnv {
  * blocks of rows, and table look-ups read only the rows they need. Run `fuse-linear` first.
  */
 export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<string, HostTensor>> {
-  const outputs = Object.entries(g.outputs);
-  const pending = uses(g);
+  const results: Record<string, HostTensor> = {};
+  const { deliver = (name: string, value: HostTensor) => void (results[name] = value) } = env;
+  const outputs = new Map<Value, string[]>();
+  for (const [name, v] of Object.entries(g.outputs)) outputs.set(v, [...(outputs.get(v) ?? []), name]);
+  const pending = new Map<Value, number>();
+  const counted = new Set<Value>();
+  /** Counts how often values are operands on the way to `roots`, from what was counted before. */
+  const countUses = (roots: readonly Value[]) => {
+    for (const u of postorder(roots, counted)) {
+      counted.add(u);
+      for (const i of u.inputs) pending.set(i, (pending.get(i) ?? 0) + 1);
+    }
+  };
+  countUses([...outputs.keys()]);
   const done = new Map<Value, HostTensor>();
   const bench = new Workbench();
   const pool = new Pool<ProductJob, void>({
@@ -46,13 +60,15 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
     if (known) return known;
     const made = await compute(v);
     done.set(v, made);
+    for (const name of outputs.get(v) ?? []) deliver(name, made);
+    outputs.delete(v);
     return made;
   };
   /** Operands are let go after their last use. */
   const release = (v: Value) => {
-    const left = (pending.get(v) ?? Number.POSITIVE_INFINITY) - 1;
+    const left = (pending.get(v) ?? 0) - 1;
     pending.set(v, left);
-    if (left === 0) done.delete(v);
+    if (left <= 0) done.delete(v);
   };
   const compute = async (v: Value): Promise<HostTensor> => {
     const { op, type } = v;
@@ -67,7 +83,13 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
       release(product.x);
       return multiply(x, product.w, weight, concrete(type));
     }
-    if (op.decompose) return run(op.decompose(v.inputs, v.attrs));
+    if (op.decompose) {
+      const inner = op.decompose(v.inputs, v.attrs);
+      countUses([inner]);
+      const value = await run(inner);
+      for (const i of v.inputs) release(i);
+      return value;
+    }
     if (!op.eval) throw new Error(`${op.name} has neither a meaning nor a decomposition`);
     const operands: HostTensor[] = [];
     for (const i of v.inputs) operands.push(await run(i));
@@ -126,7 +148,10 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   const bound = async (v: Value): Promise<HostTensor> => {
     const name = String(v.attrs.name);
     const made = g.setup[name];
-    if (made) return run(made);
+    if (made) {
+      countUses([made]);
+      return run(made);
+    }
     const shape = concrete(v.type);
     const given = runtime.has(v)
       ? env.tensor(name, v.type)
@@ -210,8 +235,7 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   };
 
   try {
-    const results: Record<string, HostTensor> = {};
-    for (const [name, v] of outputs) results[name] = await run(v);
+    for (const v of [...outputs.keys()]) if (outputs.has(v)) await run(v);
     return results;
   } finally {
     await pool.close();
@@ -220,11 +244,3 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
 
 /** Rows [from, to) of a matrix, in `into` or in bytes of their own. */
 type Rows = (from: number, to: number, into?: Uint8Array) => Promise<StoredRows>;
-
-/** How often each value is an operand; outputs are never let go. */
-function uses(g: Graph): Map<Value, number> {
-  const counts = new Map<Value, number>();
-  for (const v of g.values()) for (const i of v.inputs) counts.set(i, (counts.get(i) ?? 0) + 1);
-  for (const v of Object.values(g.outputs)) counts.set(v, Number.POSITIVE_INFINITY);
-  return counts;
-}

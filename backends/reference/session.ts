@@ -32,6 +32,7 @@ export function openReference(
       ...Object.fromEntries(watched.map(([v, origin]) => [`watch:${origin}`, v])),
     },
   });
+  const origins = new Map(watched.map(([, origin]) => [`watch:${origin}`, origin]));
 
   const caches = cached.inputs.filter(isCache);
   const empty = (): Record<string, HostTensor> =>
@@ -41,6 +42,7 @@ export function openReference(
         return [String(v.attrs.name), { shape, data: new Float64Array(count(shape)) }];
       }),
     );
+  const kept = new Set(["logits", ...caches.map((v) => nextCache(String(v.attrs.name)))]);
   let cache = empty();
   let fed = 0;
   const row = (values: readonly number[]): HostTensor => ({
@@ -60,7 +62,15 @@ export function openReference(
       };
       // R: how many of the last tokens a graph after last-logits scores.
       const sizes = { B: 1, T: ids.length, P: fed, R: ids.length };
-      const out = await evaluate(observed, { sizes, weights, tensor: (name) => inputs[name] });
+      const out: Record<string, HostTensor> = {};
+      const seen = new Map<string, Float32Array>();
+      // Watched values may be as many as a model has: each is kept as the f32 numbers that it is.
+      const deliver = (name: string, value: HostTensor) => {
+        const origin = origins.get(name);
+        if (origin !== undefined) seen.set(origin, Float32Array.from(value.data));
+        else if (kept.has(name)) out[name] = value;
+      };
+      await evaluate(observed, { sizes, weights, tensor: (name) => inputs[name], deliver });
       fed += ids.length;
       const result = (name: string): HostTensor => {
         const t = out[name];
@@ -70,9 +80,7 @@ export function openReference(
       cache = Object.fromEntries(Object.keys(cache).map((name) => [name, result(nextCache(name))]));
       return {
         logits: Float32Array.from(result("logits").data.subarray(last ? -facts.vocab : 0)),
-        watched: new Map(
-          watched.map(([, origin]) => [origin, Float32Array.from(result(`watch:${origin}`).data)]),
-        ),
+        watched: new Map(watched.map(([, origin]) => [origin, seen.get(origin) as Float32Array])),
       };
     },
     reset() {

@@ -31,6 +31,7 @@ import { version } from "../version.ts";
 import { type Artifact, classes, type PlannedFile, type TensorClass } from "./artifact.ts";
 import { cacheOf, compileMemory, proofMemory, runMemory } from "./memory.ts";
 import { type TimeEstimate, timeOf } from "./time.ts";
+import { type Work, workOf } from "./work.ts";
 
 export interface PlanOptions extends TargetOptions, Pick<CompileOptions, "pipeline" | "insert" | "quant"> {
   readonly target: string;
@@ -69,6 +70,8 @@ export interface Plan {
     readonly verify?: number;
     readonly run: readonly { readonly tokens: number; readonly bytes: number }[];
   };
+  /** What compiling does, counted. */
+  readonly work: Work;
   readonly time?: TimeEstimate;
   /** Where it is compiled for a number of devices: what each holds, and what they tell each other. */
   readonly device?: DevicePlan;
@@ -124,10 +127,16 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
     const cache = cacheOf(legal);
     const compiling = compileMemory(legal, artifact, Math.max(2, Math.min(8, availableParallelism())));
     const planned = (performance.now() - start) / 1000;
+    const work = workOf({
+      ...{ original: graph, compiled: legal, facts, bytes },
+      laws: pipeline.map((p) => p.law),
+      activations: artifact.activations,
+      onnx: backend.name === "onnx",
+    });
     const time =
       options.time === false || artifact.device
         ? undefined
-        : await timeOf(legal, bytes, options.folder ?? ".", planned);
+        : await timeOf(work, options.folder ?? ".", planned);
     return {
       model: name,
       kind: checkpoint ? "checkpoint" : "preset",
@@ -152,6 +161,7 @@ export async function plan(name: string, options: PlanOptions): Promise<Plan> {
           ? []
           : contexts.map((tokens) => ({ tokens, bytes: runMemory(legal, cache.bytes(tokens), artifact) })),
       },
+      work,
       ...(time && { time }),
       ...(artifact.device && { device: artifact.device }),
       limits: [...artifact.limits, ...halved(legal, pipeline), ...beyond(contexts, facts.context)],

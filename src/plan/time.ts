@@ -3,169 +3,195 @@ import { open, rm } from "node:fs/promises";
 import { availableParallelism, freemem } from "node:os";
 import { join } from "node:path";
 import { HashedFile } from "../../backends/files.ts";
+import { product } from "../../backends/reference/index.ts";
 import { hasNonFinite } from "../../backends/stream/floats.ts";
-import {
-  byteLength,
-  type CodesJob,
-  decode,
-  encodeTile,
-  inTile,
-  tilesFor,
-  Workbench,
-} from "../../backends/stream/index.ts";
-import type { Graph, Value } from "../../ir/graph.ts";
-import { block_scale, block_scale_search, preparations, quantize } from "../../ir/ops/index.ts";
-import { dtypes } from "../../ir/type.ts";
-import { rowParts } from "../../passes/fold-weights.ts";
+import { decode, encodeTile, even, inTile, tilesFor, Workbench } from "../../backends/stream/index.ts";
+import { proofTokens } from "../verify/proof.ts";
+import type { Coding, Work } from "./work.ts";
 
 /** Seconds, and what they are made of. */
 export interface TimeEstimate {
   readonly seconds: number;
   readonly write: number;
+  /** Of the proof. */
   readonly verify: number;
-  /** How the numbers were obtained. */
+  /** How the numbers were obtained, and what they leave out. */
   readonly basis: string;
 }
 
-/** Bytes or elements a second, as this machine does them now. */
-interface Speeds {
-  /** Hashed and handed to the system, and down on the disk. */
-  readonly write: number;
-  readonly disk: number;
-  /** Read from memory and looked over. */
-  readonly read: number;
-  readonly widen: number;
-  readonly multiply: number;
-  readonly quantize: number;
-}
+/** Measured as multiples of other work, in two threads. */
+const measured = {
+  /** Processor time with threads, for messages and the collector, of what their work takes alone. */
+  threads: 1.6,
+  /** Processor time of ONNX Runtime for a number of a matrix, of what the interpreter takes for one that is not coded. */
+  asRun: 2.6,
+  inFloats: 8,
+  /** Seconds to start threads or the runtime. */
+  start: 0.3,
+} as const;
 
-/** Predicts how long compiling takes, from a short trial of each kind of work in `folder`. */
-export async function timeOf(
-  graph: Graph,
-  bytes: number,
-  folder: string,
-  planned: number,
-): Promise<TimeEstimate> {
-  const made = graph.weights().flatMap((w) => rowParts(graph.setup[String(w.attrs.name)] ?? w));
-  const coded = made.filter((v) => v.op === quantize);
-  const widened = made.filter((v) => v.op.name !== "param" && !coding.has(v.op));
-  const speeds = await trial(folder, coded[0]);
-  const stored = graph.stored();
-  const read = stored.reduce((sum, v) => sum + byteLength(v), 0);
-  const own = bytes / speeds.write + read / speeds.read + elements(widened) / speeds.widen;
-  const threads = (threadOverhead * elements(coded)) / speeds.quantize;
+/** Predicts how long `work` takes, from a short trial of each kind of it, in `folder`. `planned` is what the passes took. */
+export async function timeOf(work: Work, folder: string, planned: number): Promise<TimeEstimate> {
   const cores = availableParallelism();
-  // What the system holds in memory is written later.
-  const disk = Math.max(0, bytes - freemem() / 10) / speeds.disk;
-  const start = planned + (coded.length > 0 ? 0.2 : 0);
-  const write = start + Math.max(own, disk, threads / Math.min(cores, 8), (own + threads) / cores);
-  const verify = 0.4 + elements(stored) / speeds.multiply;
+  /** What one thread does while others do the rest. */
+  const beside = (own: number, threads: number) => {
+    const all = measured.threads * threads;
+    return Math.max(own, all / Math.min(cores, 8), (own + all) / cores);
+  };
+  const trials = new Trials();
+  const late = Math.max(0, work.written - heldBack());
+  const file = await tryFile(folder, late > 0);
+  const { coded, widened, proof } = work;
+  const passed = work.read * file.read + work.written * file.write + (widened && widened * trials.widening());
+  const coding = sum(coded.map((c) => c.numbers * trials.encoding(c.coding)));
+  const writing = Math.max(beside(passed, coding), late * file.sync);
+  const write = planned + writing + (coded.length > 0 ? measured.start : 0);
+
+  const multiplied = sum(proof.products.map((p) => p.numbers * trials.multiplying(p.rows, p.coding)));
+  const stored = sum(proof.products.map((p) => p.stored));
+  const runtime = measured.asRun * proof.asRun + measured.inFloats * proof.inFloats;
+  const ran = (runtime * trials.multiplying(proofTokens)) / cores;
+  const verify = 2 * measured.start + beside(stored * file.read, multiplied) + ran;
   return {
     seconds: write + verify,
     write,
     verify,
-    basis:
-      "a trial of less than a second of each kind of work here; the checkpoint is taken to be read as fast as from memory",
+    basis: `a few milliseconds of each kind of work, tried here, as if nothing else ran; the checkpoint is taken to be read as fast as from memory${
+      runtime > 0 ? "" : ". What builds and runs the artifact for its proof is not counted"
+    }`,
   };
 }
 
-/** Time that threads take beyond the work itself, for messages and the collector: measured. */
-const threadOverhead = 1.6;
+const sum = (xs: readonly number[]): number => xs.reduce((a, b) => a + b, 0);
 
-const coding: ReadonlySet<unknown> = new Set(Object.values(preparations));
-const elements = (vs: readonly Value[]): number =>
-  vs.reduce((sum, v) => sum + byteLength(v) / (dtypes[v.dtype] / 8), 0);
+/** Bytes that the system takes before who writes must wait for the disk: Linux lets a tenth to a fifth of memory be unwritten. */
+const heldBack = (): number => 0.15 * freemem();
 
-async function trial(folder: string, coded: Value | undefined): Promise<Speeds> {
-  const bytes = randomBytes(1 << 22);
-  // No weight of a model is NaN.
-  for (let i = 1; i < bytes.length; i += 2) bytes[i] = (bytes[i] as number) & 0xbf;
-  const n = bytes.length / 2;
-  const x = Float64Array.from(decode("bf16", bytes).subarray(0, 2048));
-  return {
-    ...(await files(folder, bytes)),
-    widen: n / (await seconds(() => decode("bf16", bytes))),
-    multiply: n / (await seconds(() => multiplied(decode("bf16", bytes), x))),
-    quantize: coded ? await quantizing(coded, bytes) : Number.POSITIVE_INFINITY,
-  };
-}
+/** Seconds that kinds of work take for a number here. Each is tried once. */
+class Trials {
+  readonly #known = new Map<string, number>();
+  readonly #bench = new Workbench();
+  readonly #noise = noise(1 << 19);
 
-/** Seconds that `work` takes once it is warm, over long enough for other processes to have their turns. */
-async function seconds(work: () => unknown): Promise<number> {
-  await work();
-  const start = performance.now();
-  let n = 0;
-  for (; performance.now() - start < 40; n++) await work();
-  return (performance.now() - start) / 1000 / n;
-}
+  widening(): number {
+    return this.#tried("widening", this.#noise.length / 2, () => () => decode("bf16", this.#noise));
+  }
 
-async function quantizing(v: Value, bytes: Uint8Array): Promise<number> {
-  const scale = v.inputs[1] as Value;
-  const attrs = scale.attrs as { to: CodesJob["to"]; block: number; around?: CodesJob["around"] };
-  const columns = Math.max(attrs.block, 2048 - (2048 % attrs.block));
-  const rows = Math.floor(2 ** 18 / columns) || 1;
-  const bench = new Workbench();
-  const [tile] = tilesFor(bench, rows * columns, 1);
-  if (!tile) return Number.POSITIVE_INFINITY;
-  tile.bytes.set(bytes.subarray(0, rows * columns * 2));
-  const job: CodesJob = {
-    dtype: "bf16",
-    bytes: tile.bytes.subarray(0, rows * columns * 2),
-    columns,
-    block: attrs.block,
-    to: attrs.to,
-    around: (scale.op === block_scale && attrs.around) || "zero",
-    ...(scale.op === block_scale_search && { importance: new Float32Array(columns).fill(1) }),
-  };
-  const placed = inTile(tile, job, rows);
-  return (rows * columns) / (await seconds(() => encodeTile(bench, placed)));
-}
+  encoding(coding: Coding): number {
+    const { bytes, numbers, columns } = this.#rows(coding.block);
+    return this.#tried(JSON.stringify(coding), numbers, () => {
+      const [tile] = tilesFor(this.#bench, numbers, 1);
+      if (!tile) throw new Error("there is no room for a trial");
+      tile.bytes.set(bytes);
+      const stored = tile.bytes.subarray(0, bytes.length);
+      const job = { dtype: "bf16", bytes: stored, columns, ...jobOf(coding, columns) } as const;
+      const placed = inTile(tile, job, numbers / columns);
+      return () => encodeTile(this.#bench, placed);
+    });
+  }
 
-/** As the reference interpreter multiplies a few tokens: six sums over each row. */
-function multiplied(w: Float32Array, x: Float64Array): number {
-  let total = 0;
-  for (let at = 0; at < w.length; at += x.length)
-    for (let t = 0; t < 2; t++) {
-      let [a, b, c] = [0, 0, 0];
-      for (let j = 0; j < x.length; j++) {
-        const [y, z] = [w[at + j] as number, x[j] as number];
-        a += y * z;
-        b += y * (z + 1);
-        c += y * (z + 2);
-      }
-      total += a + b + c;
+  /** A number of a matrix with one of each of `m` rows. */
+  multiplying(m: number, coding?: Coding): number {
+    const { bytes, numbers, columns } = this.#rows(coding?.block ?? 1);
+    return this.#tried(JSON.stringify({ m, coding }), numbers, () => {
+      const stored = this.#bench.take(bytes.length);
+      stored.set(bytes);
+      const rows = {
+        dtype: "bf16",
+        bytes: stored,
+        columns,
+        ...(coding && { coding: jobOf(coding, columns) }),
+      } as const;
+      const x = this.#doubles(even(m) * columns).fill(0.5);
+      const { buffer, byteOffset } = this.#bench.take(4 * columns);
+      const row = new Float32Array(buffer, byteOffset, columns);
+      const out = this.#doubles((even(m) * numbers) / columns);
+      return () => product(this.#bench, { x, m, rows, row, out });
+    });
+  }
+
+  #doubles(n: number): Float64Array {
+    const { buffer, byteOffset } = this.#bench.take(8 * n);
+    return new Float64Array(buffer, byteOffset, n);
+  }
+
+  /** Rows of whole blocks, of about 2,048 numbers. */
+  #rows(block: number): { readonly bytes: Uint8Array; readonly numbers: number; readonly columns: number } {
+    const columns = 2 * block * Math.max(1, Math.floor(1024 / block));
+    const numbers = columns * Math.max(1, Math.floor(this.#noise.length / 2 / columns));
+    return { bytes: this.#noise.subarray(0, 2 * numbers), numbers, columns };
+  }
+
+  /** The fastest of a few milliseconds: other processes only ever slow it. */
+  #tried(name: string, numbers: number, prepare: () => () => unknown): number {
+    const known = this.#known.get(name);
+    if (known !== undefined) return known;
+    const work = prepare();
+    const end = performance.now() + 40;
+    let best = Number.POSITIVE_INFINITY;
+    for (let start = performance.now(); start < end; ) {
+      work();
+      const now = performance.now();
+      best = Math.min(best, now - start);
+      start = now;
     }
-  return total;
+    const cost = best / 1000 / numbers;
+    this.#known.set(name, cost);
+    return cost;
+  }
 }
 
-/** Writes and reads back a small file. */
-async function files(folder: string, bytes: Uint8Array): Promise<Pick<Speeds, "write" | "disk" | "read">> {
+const jobOf = ({ to, block, around, search }: Coding, columns: number) => ({
+  ...{ to, block, around },
+  ...(search && { importance: new Float32Array(columns).fill(1) }),
+});
+
+/** bf16 numbers, none of which is NaN. */
+function noise(numbers: number): Uint8Array {
+  const bytes = randomBytes(2 * numbers);
+  for (let i = 1; i < bytes.length; i += 2) bytes[i] = (bytes[i] as number) & 0xbf;
+  return bytes;
+}
+
+/** Seconds that a byte takes: handed to the system and hashed; read back and looked over; down on the disk. */
+interface FileTrial {
+  readonly write: number;
+  readonly read: number;
+  readonly sync: number;
+}
+
+/** Writes a small file to `folder` and reads it back; waits for the disk if told. Where none can be written a usual disk is taken. */
+async function tryFile(folder: string, sync: boolean): Promise<FileTrial> {
   const name = `.gemmac-plan-${process.pid}`;
-  const path = join(folder, name);
+  const bytes = noise(1 << 21);
+  const perByte = async (work: (turn: number) => Promise<unknown>, turns = 5) => {
+    let best = Number.POSITIVE_INFINITY;
+    for (let turn = 0; turn < turns; turn++) {
+      const start = performance.now();
+      await work(turn);
+      best = Math.min(best, performance.now() - start);
+    }
+    return best / 1000 / bytes.length;
+  };
   let out: HashedFile;
   try {
     out = await HashedFile.create(folder, name);
   } catch {
-    return { write: 4e8, disk: 3e8, read: 2e9 };
+    return { write: 1e-9, read: 0.5e-9, sync: 3e-9 };
   }
+  const path = join(folder, name);
   try {
-    const total = 5 * bytes.length;
-    const start = performance.now();
-    for (let i = 0; i < 5; i++) await out.write(bytes);
+    const write = await perByte(() => out.write(bytes));
     await out.close();
-    const written = performance.now();
     const file = await open(path, "r+");
     try {
-      await file.sync();
-      const synced = performance.now();
-      for (let i = 0; i < 5; i++) {
-        const buffer = new Uint8Array(bytes.length);
-        await file.read(buffer, 0, buffer.length, i * buffer.length);
+      const buffer = new Uint8Array(bytes.length);
+      const read = await perByte(async (turn) => {
+        await file.read(buffer, 0, buffer.length, turn * buffer.length);
         hasNonFinite("bf16", buffer);
-      }
-      const read = performance.now();
-      const rate = (ms: number) => (total * 1000) / ms;
-      return { write: rate(written - start), disk: rate(synced - start), read: rate(read - synced) };
+      });
+      const synced = async () => (await perByte(() => file.sync(), 1)) / 5;
+      return { write, read, sync: sync ? await synced() : 0 };
     } finally {
       await file.close();
     }

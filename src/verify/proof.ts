@@ -70,7 +70,7 @@ export interface Proof {
 const allowed = { float: 2e-4, rounded: 0.12 } as const;
 
 /** Whether a pass with this law may change results by more than an artifact may: then that is held to what it made. */
-const moves = (law: Law): boolean => law === "free" || (law !== "exact" && law.close > allowed.float);
+export const moves = (law: Law): boolean => law === "free" || (law !== "exact" && law.close > allowed.float);
 
 /** What an artifact is held to. */
 export interface Twin {
@@ -79,24 +79,39 @@ export interface Twin {
   readonly watch: readonly string[];
 }
 
-/**
- * Runs the reference interpreter on what an artifact must compute: the checkpoint's own graph where passes were to keep
- * results, else the graph that they made. These of its products are also computed of rounded factors.
- */
+/** What an artifact must compute: the checkpoint's own graph where passes were to keep results, else the graph that they made. */
+export function twinGraph(
+  { compiled, original, laws }: Pick<ProofRequest, "compiled" | "original" | "laws">,
+  products: readonly CodedProduct[] = [],
+): Graph {
+  const graph = laws.some(moves) ? compiled : original;
+  return products.length > 0 ? withRounded(graph, products) : graph;
+}
+
+/** Runs the reference interpreter on that. These of its products are also computed of rounded factors. */
 export async function runTwin(
   request: Omit<ProofRequest, "dir">,
   products: readonly CodedProduct[] = [],
 ): Promise<Twin> {
-  const { compiled, original, laws, facts, originalFacts, weights, ids } = request;
+  const { laws, facts, originalFacts, weights, ids } = request;
   const watch = watched(request);
   const more = products.flatMap((p) => (p.factor ? [p.product, p.factor] : [])).map(roundedOrigin);
-  const exact = !laws.some(moves);
-  const graph = exact ? original : compiled;
-  const twin = openReference(products.length > 0 ? withRounded(graph, products) : graph, weights, {
-    facts: exact ? originalFacts : facts,
+  const twin = openReference(twinGraph(request, products), weights, {
+    facts: laws.some(moves) ? facts : originalFacts,
     watch: [...watch, ...more],
   });
   return { step: await twin.append(ids, { last: true }), watch };
+}
+
+/** The products that are proven as they run, where an artifact's products round. */
+export function roundingProducts(
+  request: Pick<ProofRequest, "compiled" | "activations" | "facts">,
+): CodedProduct[] {
+  const heads = headsOf(request);
+  return codedProducts(
+    request.compiled,
+    watched(request).filter((origin) => !heads.has(origin)),
+  );
 }
 
 /** The origins that both sides can show, in the order of the graph. */
@@ -105,14 +120,17 @@ function watched({ compiled, activations }: Pick<ProofRequest, "compiled" | "act
   return inOrder.filter((origin) => Object.hasOwn(activations, origin));
 }
 
-/** What the passes of `request` that may change results did to the scores; undefined when there are none. */
-export async function lossOf(
-  { original, laws, originalFacts, weights, ids }: ProofRequest,
-  scores: Float32Array,
-): Promise<RowAgreement | undefined> {
+/** The checkpoint's own scores, where passes may have changed them: to tell how far. */
+export async function plainScores({
+  original,
+  laws,
+  originalFacts,
+  weights,
+  ids,
+}: ProofRequest): Promise<Float32Array | undefined> {
   if (!laws.some(moves)) return undefined;
   const plain = openReference(original, weights, { facts: originalFacts });
-  return compare((await plain.append(ids, { last: true })).logits, scores);
+  return (await plain.append(ids, { last: true })).logits;
 }
 
 /**
@@ -124,20 +142,24 @@ export async function prove(
   request: ProofRequest,
   open: (dir: string, facts: ModelFacts, ids: readonly number[]) => Promise<Pieces>,
 ): Promise<Proof> {
-  const { facts, ids, compiled } = request;
+  const { facts, ids } = request;
   const pieces = await open(request.dir, facts, ids);
+  // Meanwhile, as the other leaves cores idle at times.
+  const plain = plainScores(request);
+  plain.catch(() => {}); // heard of when it is waited for
   try {
-    const heads = headsOf(request);
-    const inner = watched(request).filter((origin) => !heads.has(origin));
-    const products = pieces.rounded ? codedProducts(compiled, inner) : [];
-    return await held(request, pieces, products, await runTwin(request, products));
+    const products = pieces.rounded ? roundingProducts(request) : [];
+    const twin = await runTwin(request, products);
+    const proof = await held(request, pieces, products, twin);
+    const scores = await plain;
+    return scores ? { ...proof, loss: compare(scores, twin.step.logits) } : proof;
   } finally {
-    await pieces.close();
+    await Promise.allSettled([plain, pieces.close()]);
   }
 }
 
 /** The origins of scores. */
-function headsOf({ compiled, facts }: ProofRequest): ReadonlySet<string> {
+function headsOf({ compiled, facts }: Pick<ProofRequest, "compiled" | "facts">): ReadonlySet<string> {
   const isScores = (v: Value) => v.type.rank === 3 && v.shape[2] === facts.vocab;
   return new Set([...compiled.origins].flatMap(([v, origin]) => (isScores(v) ? [origin] : [])));
 }
@@ -225,15 +247,13 @@ async function held(
   const agreement = compare(want.logits.subarray(0, row.length), row);
   worst = worse(worst, "logits", want.logits.subarray(0, row.length), row, tolerance);
   const ok = [worst, rounded].every((w) => w.share <= w.allowed);
-  const proof = {
+  return {
     ok,
     tokens: ids.length,
     worst: rounded.share > rounded.allowed ? rounded : worst,
     scores: agreement,
-    ...(rounded !== nothing && { rounded: { ...rounded, bits: 8 as const } }),
+    ...(rounded !== nothing && { rounded: { ...rounded, bits: 8 } }),
   };
-  const loss = await lossOf(request, want.logits);
-  return loss ? { ...proof, loss } : proof;
 }
 
 /** The exact values of these origins, for what comes after: those laid out [1, tokens, features], or one token's. */

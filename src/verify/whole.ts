@@ -2,7 +2,15 @@ import type { Session, Step } from "../../backends/backend.ts";
 import { concatenated } from "../../backends/wgsl/runtime/floats.ts";
 import { product } from "../../ir/dim.ts";
 import { compare } from "./compare.ts";
-import { lossOf, type Proof, type ProofRequest, runTwin, shareOff, type Twin, type Worst } from "./proof.ts";
+import {
+  type Proof,
+  type ProofRequest,
+  plainScores,
+  runTwin,
+  shareOff,
+  type Twin,
+  type Worst,
+} from "./proof.ts";
 
 /**
  * f32 in another order of sums; activations rounded to 16 bits where they meet codes; and products in halves, whose sums
@@ -53,7 +61,7 @@ export async function proveWhole(
     const worst = runs.reduce(worse, { ...none, allowed: allowedWhole(request) });
     const rounded =
       asRun && worse({ ...none, allowed: allowed.halves }, tokensFirst(await once(asRun, request), heads));
-    const loss = await lossOf(request, want.logits);
+    const plain = await plainScores(request);
     const scores = compare(want.logits, (runs.at(-1) as Step).logits);
     const broken = [worst, rounded].find((w) => w && !(w.share <= w.allowed));
     return {
@@ -62,7 +70,7 @@ export async function proveWhole(
       worst: broken ?? worst,
       scores,
       ...(rounded && { rounded: { ...rounded, bits: 16 } }),
-      ...(loss && { loss }),
+      ...(plain && { loss: compare(plain, want.logits) }),
     };
   } finally {
     await session.close();

@@ -1,5 +1,5 @@
 // A Hugging Face Gemma 1 checkpoint (bf16) as GGUF version 3, for measuring llama.cpp on the same weights. Every
-// matrix, the tied table included, is Q8_0 or Q4_0; norms are f32 with their one added. The tokenizer is a dummy.
+// matrix, the tied table included, is Q8_0, Q4_0 or f32; norms are f32 with their one added. The tokenizer is a dummy.
 
 import { once } from "node:events";
 import { createWriteStream } from "node:fs";
@@ -7,9 +7,9 @@ import { open, readFile, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { bytesOf, encoders, f32, ggufHead, list, padding } from "../support/gguf.mjs";
 
-const fileType = { q4_0: 2, q8_0: 7 };
+const fileType = { f32: 0, q4_0: 2, q8_0: 7 };
 
-/** Writes `file` unless it is there. `format` is "q8_0" or "q4_0". */
+/** Writes `file` unless it is there. `format` is "q8_0", "q4_0" or "f32". */
 export async function gguf(checkpoint, file, format) {
   if (await stat(file).catch(() => undefined)) return file;
   const config = JSON.parse(await readFile(join(checkpoint, "config.json"), "utf8"));

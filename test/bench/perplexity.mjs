@@ -1,10 +1,12 @@
-// npm run bench:perplexity: what quantization costs the demo model, in nats per token on held-out text. Windows of 128
-// tokens, no overlap, each from position 0 with no BOS; the first token of a window is context only.
+// npm run bench:perplexity: what quantization costs the demo model, in nats per token on held-out text, and what it costs in
+// llama.cpp. Windows of 128 tokens, no overlap, each from position 0 with no BOS; the first token of a window is context only.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { compile, openModel, parsePipeline } from "../../dist/src/index.js";
+import { gguf } from "./gguf.mjs";
+import { installed } from "./packages.mjs";
 
 const at = (path) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const demo = at("examples/gemma-kjv-2m");
@@ -42,18 +44,15 @@ try {
   for (const [name, passes] of variants) {
     const { bytes, nats } = await measure(passes, "standard");
     scores.set(name, nats);
-    const change = 100 * (nats / scores.get("f32") - 1);
     rows.push([
       name,
       (bytes / 1e6).toFixed(2),
       nats.toFixed(6),
-      `${change >= 0 ? "+" : ""}${change.toFixed(3)} %`,
+      changeOf(nats),
       Math.exp(nats).toFixed(3),
     ]);
   }
-  const table = rows.map((r) => `| ${r.join(" | ")} |`);
-  table.splice(1, 0, `|${" --- |".repeat(rows[0].length)}`);
-  console.log(table.join("\n"));
+  printTable(rows);
   const drift = Math.abs(scores.get("f32") - golden.nats_per_token.bf16_weights_f32_compute);
   check(
     `f32 is ${golden.nats_per_token.bf16_weights_f32_compute.toFixed(6)} (off by ${drift.toExponential(1)})`,
@@ -77,8 +76,65 @@ try {
       Math.abs(apart) < 0.1,
     );
   }
+  await besideLlama();
 } finally {
   rmSync(scratch, { recursive: true, force: true });
+}
+
+/** Ours and llama.cpp's as both run: products by codes round what they multiply to 8 bits. */
+async function besideLlama() {
+  const cache = join(tmpdir(), "gemmac-bench");
+  const llama = installed(join(cache, "deps"), "node-llama-cpp");
+  if (llama.missing)
+    return console.log(`SKIPPED llama.cpp: node-llama-cpp cannot be installed: ${llama.missing}`);
+  const table = [["weights", "gemmac, profile ort", "change", "llama.cpp", "weights", "change"]];
+  for (const [name, format] of [
+    ["f32", "f32"],
+    ["int8 b32", "q8_0"],
+    ["int4 b32", "q4_0"],
+    ["int4 b32 method=search", "q4_0"],
+  ]) {
+    const ours = (await measure(variants.find(([n]) => n === name)[1], "ort")).nats;
+    const theirs = await measureLlama(llama.url, format);
+    table.push([name, ours.toFixed(6), changeOf(ours), theirs.toFixed(6), format.toUpperCase(), changeOf(theirs)]);
+  }
+  console.log(`as they run, all ${ids.length / window} windows; node-llama-cpp ${llama.version}`);
+  printTable(table);
+}
+
+/** The same mean, by llama.cpp. */
+async function measureLlama(url, format) {
+  const { getLlama, LlamaLogLevel } = await import(url);
+  const modelPath = await gguf(demo, join(scratch, `demo.${format}.gguf`), format);
+  const llama = await getLlama({ gpu: false, build: "never", skipDownload: true, logLevel: LlamaLogLevel.error });
+  const model = await llama.loadModel({ modelPath });
+  const context = await model.createContext({ contextSize: window, batchSize: window, sequences: 1 });
+  const sequence = context.getSequence();
+  const [wanted, vocab] = [{ generateNext: { logits: true } }, model.fileInfo.metadata.tokenizer.ggml.tokens.length];
+  let [sum, count] = [0, 0];
+  for (let from = 0; from < ids.length; from += window) {
+    await sequence.clearHistory();
+    const tokens = ids.slice(from, from + window);
+    const out = await sequence.controlledEvaluate(tokens.slice(0, -1).map((id) => [id, wanted]));
+    for (const [i, { next }] of out.entries()) {
+      const scores = Float32Array.from({ length: vocab }, (_, id) => next.logits.get(id));
+      sum += surprise(scores, tokens[i + 1]);
+      count++;
+    }
+  }
+  await llama.dispose();
+  return sum / count;
+}
+
+function changeOf(nats) {
+  const change = 100 * (nats / scores.get("f32") - 1);
+  return `${change >= 0 ? "+" : ""}${change.toFixed(3)} %`;
+}
+
+function printTable(rows) {
+  const table = rows.map((r) => `| ${r.join(" | ")} |`);
+  table.splice(1, 0, `|${" --- |".repeat(rows[0].length)}`);
+  console.log(table.join("\n"));
 }
 
 function check(what, holds) {
