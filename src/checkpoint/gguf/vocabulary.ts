@@ -123,25 +123,44 @@ function mergesOf({ tokens, scores, kinds }: Vocabulary, longestFirst: boolean):
   tokens.forEach((token, id) => {
     if (kinds[id] === normal || kinds[id] === userDefined) ids.set(token, id);
   });
-  const found: { pair: [string, string]; score: number; left: number; right: number }[] = [];
-  for (const [token, id] of ids) {
-    const score = kinds[id] === userDefined ? Number.POSITIVE_INFINITY : (scores[id] as number);
-    const characters = [...token];
-    const splits: { pair: [string, string]; a: number; b: number; cut: number }[] = [];
-    for (let cut = 1, at = 0; cut < characters.length; cut++) {
-      at += (characters[cut - 1] as string).length;
-      const pair: [string, string] = [token.slice(0, at), token.slice(at)];
-      const [a, b] = pair.map((part) => ids.get(part));
-      if (a !== undefined && b !== undefined) splits.push({ pair, a, b, cut });
-    }
-    splits.sort((x, y) => x.a - y.a || x.b - y.b);
-    for (const { pair, cut } of splits)
-      found.push({ pair, score, left: cut, right: characters.length - cut });
-  }
+  const scoreOf = (id: number) =>
+    kinds[id] === userDefined ? Number.POSITIVE_INFINITY : (scores[id] as number);
   // The sort is stable: what is equal stays in the order of ids.
-  const byLength = (x: (typeof found)[0], y: typeof x) => y.left - x.left || y.right - x.right;
-  found.sort((x, y) => (x.score === y.score ? (longestFirst ? byLength(x, y) : 0) : y.score - x.score));
-  return found.map(({ pair }) => pair);
+  const order = [...ids.values()].sort((x, y) => (scoreOf(x) === scoreOf(y) ? 0 : scoreOf(y) - scoreOf(x)));
+  const merges: [string, string][] = [];
+  for (let from = 0, to = 0; from < order.length; from = to) {
+    const score = scoreOf(order[from] as number);
+    while (to < order.length && scoreOf(order[to] as number) === score) to++;
+    const found = order.slice(from, to).flatMap((id) => splitsOf(tokens[id] as string, ids));
+    if (longestFirst) found.sort((x, y) => y.left - x.left || y.right - x.right);
+    for (const { pair } of found) merges.push(pair);
+  }
+  return merges;
+}
+
+/** Two tokens that make one, by their ids, and how many characters each has. */
+interface TwoParts {
+  readonly pair: [string, string];
+  readonly a: number;
+  readonly b: number;
+  readonly left: number;
+  readonly right: number;
+}
+
+/** Every way to put `token` together from two, in the order of their ids. */
+function splitsOf(token: string, ids: ReadonlyMap<string, number>): TwoParts[] {
+  const characters = [...token];
+  const found: TwoParts[] = [];
+  for (let left = 1, at = 0; left < characters.length; left++) {
+    at += (characters[left - 1] as string).length;
+    const first = token.slice(0, at);
+    const a = ids.get(first);
+    if (a === undefined) continue;
+    const second = token.slice(at);
+    const b = ids.get(second);
+    if (b !== undefined) found.push({ pair: [first, second], a, b, left, right: characters.length - left });
+  }
+  return found.sort((x, y) => x.a - y.a || x.b - y.b);
 }
 
 /** tokenizer_config.json: the special tokens and the chat template. */
