@@ -51,6 +51,12 @@ const builds: readonly Build[] = [
     missing: !cc ? "there is no C compiler" : runsHere("avx512_vnni") ? undefined : "this processor lacks it",
   },
   {
+    name: "AVX-512 VNNI, its instructions in plain C",
+    set: "AVX-512 VNNI",
+    build: [cc, "-D__AVX512VNNI__", "-D__AVX512BW__", `-I${join(root, "test/support/avx512")}`],
+    missing: cc ? undefined : "there is no C compiler",
+  },
+  {
     name: "AVX2",
     set: "AVX2",
     build: [cc, "-march=haswell"],

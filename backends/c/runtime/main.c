@@ -142,9 +142,13 @@ static void bench(gemma *g) {
          gemma_instruction_set());
 }
 @gpu
+#ifndef GEMMA_BENCH_STEPS
+#define GEMMA_BENCH_PROMPT 1024
+#define GEMMA_BENCH_STEPS 64
+#endif
 /* Prefill of a prompt, then single steps after it, each picked on the device; the best of some rounds. */
 static void bench(gemma *g) {
-  enum { ROUNDS = 3, MOST = 1024, STEPS = 64 };
+  enum { ROUNDS = 3, MOST = GEMMA_BENCH_PROMPT, STEPS = GEMMA_BENCH_STEPS };
   const int room = gemma_capacity(g) - STEPS - 1, n = MOST < room ? MOST : room;
   static int32_t ids[MOST];
   if (n < 1) die("the capacity is too small for --bench");
