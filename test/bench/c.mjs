@@ -80,7 +80,10 @@ for (let n = 0; n < Number(options.rounds); n++) {
   console.error(`round ${n + 1}, load ${loadavg()[0].toFixed(1)}`);
   for (const p of [...programs.slice(n % programs.length), ...programs.slice(0, n % programs.length)]) {
     rates.push(await measure());
-    rounds.get(p.name).push(await p.round());
+    const found = await p.round();
+    rounds.get(p.name).push(found);
+    const speeds = ["decode", 128, 512].map((key) => found[key].toFixed(1)).join(", ");
+    console.error(`${p.name}: ${speeds} tokens/s; read bandwidth ${(rates.at(-1) / 1e9).toFixed(1)} GB/s`);
   }
 }
 for (const p of programs) p.child?.disconnect();
