@@ -23,7 +23,7 @@ import { stablehloArtifact } from "./plan/stablehlo.ts";
 import { clientFeeds } from "./verify/feeds.ts";
 import { type Fault, type ProbeRequest, probe } from "./verify/probe.ts";
 import { type Proof, type ProofRequest, proofTokens, prove, runTwin, type Twin } from "./verify/proof.ts";
-import { allowedWhole, proveWhole } from "./verify/whole.ts";
+import { allowedByCodes, allowedWhole, proveWhole } from "./verify/whole.ts";
 
 /** What the targets can be told; each reads what concerns it. */
 export interface TargetOptions extends CacheSize {
@@ -98,8 +98,8 @@ export interface Target {
   readonly probe?: (request: ProbeRequest) => Promise<Fault | undefined>;
   /** Whether an artifact's products round what they multiply, unless its session is to be exact. */
   readonly rounds?: (dir: string) => Promise<boolean>;
-  /** The share by which results may be off over all layers, in `verify`, where products always round what they multiply with codes. */
-  readonly codesTolerance?: number;
+  /** The share by which results may be off over so many layers, in `verify`, where products always round what they multiply with codes. */
+  readonly codesTolerance?: (layers: number) => number;
 }
 
 /** What a program of its own reads beside its weights. */
@@ -127,6 +127,9 @@ async function programSidesPlanned({
     ...files.map(({ path, content }) => ({ path, bytes: Buffer.byteLength(content) })),
   ];
 }
+
+/** A text that `verify` is given is longer than the proof's. */
+const ofText = (layers: number): number => 2.5 * allowedByCodes(layers);
 
 export const targetTable = {
   onnx: {
@@ -171,7 +174,7 @@ export const targetTable = {
     }),
     prove: (request, twin) =>
       proveWhole(request, (watch) => openC(request.dir, { facts: request.facts, watch }), twin),
-    codesTolerance: 5e-3,
+    codesTolerance: ofText,
   },
   cuda: {
     backend: cuda,
@@ -192,7 +195,7 @@ export const targetTable = {
         ? { ...proof, instead: `on the processor, by a C++ compiler: ${missing}, so no GPU has run it` }
         : proof;
     },
-    codesTolerance: 5e-3,
+    codesTolerance: ofText,
   },
   stablehlo: {
     backend: stablehlo,

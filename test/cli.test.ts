@@ -66,6 +66,11 @@ describe("errors are one line on stderr and an exit code", () => {
     [2, "It must be an integer", ["run", "x", "--prompt", "a", "--seed", "z"]],
     [2, "It must be token ids", ["logits", "x", "--ids", "2,-5", "--out", "y"]],
     [2, "there is no target frob", ["compile", tiny, "--target", "frob", "-o", "y"]],
+    [
+      2,
+      "heads do not divide over model=3",
+      ["plan", "gemma-7b", "--target", "stablehlo", "--mesh", "model=3"],
+    ],
     [2, "--chat goes with neither", ["run", "x", "--chat", "--prompt", "y"]],
     [2, 'no op is called "frob"', ["ops", "frob"]],
     [3, "there is no such folder", ["inspect", "nowhere"]],

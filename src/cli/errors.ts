@@ -2,6 +2,7 @@ import { access, constants } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CommanderError } from "commander";
 import { type Trouble, UserError } from "../../ir/error.ts";
+import { PassError } from "../../passes/pipeline.ts";
 import { TypeScriptError } from "../plugin/typescript.ts";
 import { plain, printJson } from "./terminal.ts";
 
@@ -106,6 +107,8 @@ interface Explanation {
 
 function explain(error: unknown, command: string | undefined): Explanation {
   if (error instanceof UserError) return { kind: error.trouble, message: error.message, next: error.next };
+  if (error instanceof PassError && error.cause instanceof UserError)
+    return { kind: error.cause.trouble, message: error.message, next: error.cause.next };
   if (error instanceof Interrupted) return { kind: "interrupted", message: "interrupted", next: "" };
   if (error instanceof CommanderError) {
     const message = error.message.replace(/^error: /, "").replace(/\.$/, "");

@@ -134,7 +134,8 @@ export async function verify(
  */
 function toleranceOf(manifest: Manifest, weights: Weights): number {
   if (/\bquantize-cache\b/.test(manifest.passes)) return roundedTolerance;
-  return (quantized(manifest, weights) && targetOf(manifest)?.codesTolerance) || defaultTolerance;
+  const ofCodes = targetOf(manifest)?.codesTolerance;
+  return ofCodes && quantized(manifest, weights) ? ofCodes(manifest.facts.layers) : defaultTolerance;
 }
 
 const targetOf = ({ target }: Manifest): Target | undefined =>
