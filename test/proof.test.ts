@@ -15,6 +15,7 @@ import { difference } from "../src/verify/compare.ts";
 import { clientFeeds } from "../src/verify/feeds.ts";
 import { shareOff } from "../src/verify/proof.ts";
 import { codedProducts, roundedOrigin, withRounded } from "../src/verify/rounding.ts";
+import { allowedByCodes } from "../src/verify/whole.ts";
 
 const dir = join(import.meta.dirname, "data/models/gemma1-mqa");
 const root = mkdtempSync(join(tmpdir(), "gemmac-proof-"));
@@ -149,4 +150,10 @@ test("where a kernel rounds in another way, codes are held in f32 as well", asyn
     return new Map([...got].map(([name, x]) => [name, isProduct(name) ? x.map((v) => 1.01 * v) : x]));
   });
   await expect(compile(dir, { ...options, out: join(root, "wrong") })).rejects.toThrow("_proj is off by");
+});
+
+test("what rounding to 16 bits may add up to grows with the root of the number of layers, and starts at 2e-3", () => {
+  expect(allowedByCodes(1)).toBe(2e-3);
+  expect(allowedByCodes(72) / allowedByCodes(18)).toBeCloseTo(2);
+  expect(allowedByCodes(18)).toBeGreaterThan(1.7e-3 * 1.4);
 });
