@@ -167,6 +167,8 @@ export interface Backend {
   readonly doc: string;
   /** Block size that quantization takes when none is asked for; 0 is a whole row, and 32 what is left out. */
   readonly quantBlock?: number;
+  /** What quantization stores scales as when nothing is asked for; f32 when left out. */
+  readonly quantScales?: "f16";
   /** What runs before legalization. */
   readonly passes: readonly Pass[];
   /** Whether there is an emitter for `v` and no limit in its way. */

@@ -15,7 +15,7 @@ import {
   reshape,
   sub,
 } from "../ir/ops/index.ts";
-import { isFloat } from "../ir/type.ts";
+import { dtypes, isFloat } from "../ir/type.ts";
 import { map, pass } from "./pass.ts";
 
 /** Runtimes compute constants when they load a graph, but leave results larger than this, in bytes, for every run. */
@@ -31,7 +31,8 @@ export const foldWeights = pass("fold-weights", {
     foldExcept(g, (v) => (work === "blockwise" && !streams(v)) || leaves[casts](v)),
 });
 
-const widened = (v: Value) => v.op === cast && v.type.rank > 1;
+const widened = (v: Value) =>
+  v.op === cast && v.type.rank > 1 && dtypes[v.dtype] > dtypes[(v.inputs[0] as Value).dtype];
 /** Casts that are no work of the setup. What a runtime does once, when it loads the graph, has a limit. */
 const leaves = {
   fold: () => false,
@@ -53,8 +54,15 @@ export const unpacks = (v: Value): boolean => unpacking.has(v.op) && v.inputs[0]
 
 /** The matrix that `v` gives codes, scales or zeros for, if it does and the matrix streams. */
 export function codesOf(v: Value): Value | undefined {
-  const x = v.inputs[0];
-  return preparing.has(v.op) && x && blockwise(x) && x.type.rank === 2 ? x : undefined;
+  const made = unrounded(v);
+  const x = made.inputs[0];
+  return preparing.has(made.op) && x && blockwise(x) && x.type.rank === 2 ? x : undefined;
+}
+
+/** Scales before they are rounded to a narrower float; anything else as it is. */
+export function unrounded(v: Value): Value {
+  const scale = v.op === cast ? v.inputs[0] : undefined;
+  return scale?.dtype === "f32" && preparing.has(scale.op) ? scale : v;
 }
 
 const preparing: ReadonlySet<unknown> = new Set(Object.values(preparations));

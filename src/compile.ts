@@ -271,7 +271,8 @@ export function pipelineOf(
   backend: Backend,
   { pipeline, insert = [], quant }: Pick<CompileOptions, "pipeline" | "insert" | "quant">,
 ): readonly Pass[] {
-  const quantized = quant ? [quantize({ scheme: quant, block: backend.quantBlock ?? 32 })] : [];
+  const { quantBlock: block = 32, quantScales: scales = "f32" } = backend;
+  const quantized = quant ? [quantize({ scheme: quant, block, scales })] : [];
   const base = pipeline ?? backend.passes;
   const storage = base.findIndex((p) => p.name === "insert-kv-cache");
   const at = storage >= 0 ? storage : base.findLastIndex((p) => p.name.startsWith("fuse-")) + 1;

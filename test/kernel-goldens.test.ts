@@ -131,7 +131,7 @@ describe.skipIf(noCompiler)("planned kernels give the goldens", () => {
     expect(worst).toBeLessThanOrEqual(golden.atol + (kind === "f32" ? 0 : 1e-3 * largest));
   });
 
-  test.each(["int8", "int4"])(
+  test.each(["int8", "int4", "int8,scales=f16", "int4,block=16,scales=f16"])(
     "%s weights give what the interpreter computes from the same codes",
     async (scheme) => {
       const { graph, checkpoint } = await quantized(scheme);

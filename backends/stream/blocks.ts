@@ -23,7 +23,7 @@ import {
   sub,
 } from "../../ir/ops/index.ts";
 import { type DType, dtypes } from "../../ir/type.ts";
-import { codesOf, rowParts, unpacks } from "../../passes/fold-weights.ts";
+import { codesOf, rowParts, unpacks, unrounded } from "../../passes/fold-weights.ts";
 import type { Weights } from "../weights.ts";
 import { type Codes, nibbles } from "./codes.ts";
 import { decode, encode, hasNonFinite, rounded } from "./floats.ts";
@@ -124,12 +124,13 @@ export class WeightStream {
   }
 
   async #side(part: Value): Promise<Uint8Array> {
+    const made = unrounded(part);
     // Asked for before its codes: make them once for what comes along.
-    if (!this.#sides.has(part)) for await (const _ of this.#codes(part));
-    const bytes = this.#sides.get(part);
-    if (!bytes) throw new Error(`${part.op.name} : ${part.type} did not come with its codes`);
-    this.#sides.delete(part);
-    return bytes;
+    if (!this.#sides.has(made)) for await (const _ of this.#codes(made));
+    const bytes = this.#sides.get(made);
+    if (!bytes) throw new Error(`${made.op.name} : ${made.type} did not come with its codes`);
+    this.#sides.delete(made);
+    return made === part ? bytes : encode(part.dtype, rounded(part.dtype, decode("f32", bytes)));
   }
 
   /** Codes in order; what was asked for first is waited for first. */

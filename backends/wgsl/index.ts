@@ -18,6 +18,7 @@ export const wgsl = ({ context, capacity = usualCapacity(context), limits }: Wgs
     name: "wgsl",
     doc: "A folder for any web server: WGSL kernels, weights in chunks, a module for WebGPU and a chat page.",
     passes: kernelPasses({ capacity }),
+    quantScales: "f16",
     keeps: () => true,
     emit: (request) => emit(request, given),
   };

@@ -27,6 +27,7 @@ const int = (scheme, block, rest = "") => [
 ];
 const variants = [
   ["f32", ""],
+  ...["int8", "int4"].map((scheme) => int(scheme, 32, "scales=f16")),
   ...[32, 64].flatMap((block) => [int("int8", block), int("int8", block, "range=middle")]),
   ...[32, 64].flatMap((block) => [
     int("int4", block),

@@ -30,9 +30,19 @@ import { graphs, sizes } from "./random-graph.ts";
 // What the kernels are tried on: sizes that fit nothing, every way to store a weight, everything that is fused.
 
 /** A product by codes of one kind, and what its parts may hold. */
-function coded(dtype: "i8" | "i4", block: number, zeros: boolean, rows: number, columns: number, name = "q") {
+function coded(
+  dtype: "i8" | "i4",
+  block: number,
+  zeros: boolean,
+  rows: number,
+  columns: number,
+  name = "q",
+  stored: "f32" | "f16" = "f32",
+) {
   const codes = param({ name: `${name}.codes`, type: tensor(dtype, rows, columns) });
-  const scale = param({ name: `${name}.scale`, type: tensor("f32", rows, columns / block) });
+  const scale = cast(param({ name: `${name}.scale`, type: tensor(stored, rows, columns / block) }), {
+    to: "f32",
+  });
   const zero = zeros
     ? param({ name: `${name}.zero`, type: tensor(dtype, rows, columns / block) })
     : constant({ value: 0, dtype });
@@ -49,17 +59,20 @@ export const products: readonly KernelCase[] = [
   })),
   ...(
     [
-      ["i8", 32, false],
-      ["i8", 16, true],
-      ["i8", 96, false],
-      ["i4", 32, false],
-      ["i4", 16, true],
-      ["i4", 48, true],
+      ["i8", 32, false, "f32"],
+      ["i8", 16, true, "f32"],
+      ["i8", 96, false, "f32"],
+      ["i4", 32, false, "f32"],
+      ["i4", 16, true, "f32"],
+      ["i4", 48, true, "f32"],
+      ["i8", 32, false, "f16"],
+      ["i8", 96, false, "f16"],
+      ["i4", 16, true, "f16"],
     ] as const
-  ).map(([dtype, block, zeros]) => {
-    const q = coded(dtype, block, zeros, 37, 96);
+  ).map(([dtype, block, zeros, scales]) => {
+    const q = coded(dtype, block, zeros, 37, 96, "q", scales);
     return {
-      name: `linear ${dtype} by ${block}${zeros ? " with zeros" : ""}`,
+      name: `linear ${dtype} by ${block}${zeros ? " with zeros" : ""}${scales === "f16" ? ", scales in halves" : ""}`,
       graph: graph(q.over(x(96)), x(96)),
       tokens: [1, 3],
       values: q.values,
@@ -192,6 +205,15 @@ export const products: readonly KernelCase[] = [
     limit: 64 * 128,
   },
   {
+    name: "a matrix that no binding holds, with scales in halves",
+    ...(() => {
+      const q = coded("i8", 32, false, 300, 96, "q", "f16");
+      return { graph: graph(q.over(x(96)), x(96)), values: q.values };
+    })(),
+    tokens: [1, 2],
+    limit: 64 * 192,
+  },
+  {
     name: "a gated product of matrices that no binding holds",
     graph: graph(
       geglu(
@@ -214,10 +236,11 @@ const tables: KernelCase[] = [
     tokens: [1, 5],
     values: someIds,
   },
-  ...(["i8", "i4"] as const).map((dtype) => {
-    const q = coded(dtype, 32, false, 41, 64);
+  ...(["f32", "f16"] as const).map((scales) => {
+    const dtype = scales === "f32" ? "i8" : "i4";
+    const q = coded(dtype, 32, false, 41, 64, "q", scales);
     return {
-      name: `rows of a table of ${dtype}`,
+      name: `rows of a table of ${dtype}, scales in ${scales}`,
       graph: graph(quant_gather(q.codes, q.scale, q.zero, ids), ids),
       tokens: [1, 5],
       values: { ...q.values, ...someIds },

@@ -58,25 +58,24 @@ export function productOfWeights(v: Value, scene: Pick<Scene, "stored">): Produc
   }
   const coded = quant_linear.of(v);
   if (!coded) return undefined;
-  const format = codedFormat(coded.codes, coded.scale, coded.zero, scene);
-  if (!format) return undefined;
+  const stored = storedCodes(coded.codes, coded.scale, coded.zero, scene);
+  if (!stored) return undefined;
   return {
     x: coded.x,
     rows: coded.codes.fixed(0),
     columns: coded.codes.fixed(1),
-    format,
-    weights: [coded.codes, coded.scale, ...(format.zero ? [coded.zero] : [])],
+    ...stored,
     over: (x) => quant_linear(x, coded.codes, coded.scale, coded.zero),
   };
 }
 
-/** How codes with these scales and zeros are read, if the kernels can. */
-export function codedFormat(
+/** How codes with these scales and zeros are stored, if the kernels can read them. */
+export function storedCodes(
   codes: Value,
   scale: Value,
   zero: Value,
   scene: Pick<Scene, "stored">,
-): Format | undefined {
+): Pick<Product, "format" | "weights"> | undefined {
   const { dtype } = codes;
   if (dtype !== "i8" && dtype !== "i4") return undefined;
   const [columns, blocks] = [codes.fixed(1), scale.fixed(1)];
@@ -85,10 +84,13 @@ export function codedFormat(
   const fits =
     columns % 4 === 0 && block % 4 === 0 && (block % step === 0 || step % block === 0 || blocks === 1);
   const isZero = zero.op === constant && zero.attrs.value === 0;
-  const weights = [codes, scale, ...(isZero ? [] : [zero])];
-  if (!fits || (!isZero && zero.type.rank !== 2) || !weights.every((w) => scene.stored(w) === w))
+  const scales = scene.stored(scale);
+  if (scales?.dtype !== "f32" && scales?.dtype !== "f16") return undefined;
+  const others = [codes, ...(isZero ? [] : [zero])];
+  if (!fits || (!isZero && zero.type.rank !== 2) || !others.every((w) => scene.stored(w) === w))
     return undefined;
-  return { dtype, block, zero: !isZero };
+  const format = { dtype, block, zero: !isZero, ...(scales.dtype === "f16" && { halfScales: true }) };
+  return { format, weights: [codes, scales, ...others.slice(1)] };
 }
 
 /** The buffers that `Matrix` declares, for products whose matrices lie below one another. */
@@ -188,7 +190,8 @@ export const alike = (a: Product, b: Product): boolean =>
   a.columns === b.columns &&
   a.format.dtype === b.format.dtype &&
   a.format.block === b.format.block &&
-  a.format.zero === b.format.zero;
+  a.format.zero === b.format.zero &&
+  a.format.halfScales === b.format.halfScales;
 
 /** Products of one vector that leave a sum besides. */
 const joining = new Shared((v, scene) => {

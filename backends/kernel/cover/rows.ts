@@ -4,7 +4,7 @@ import { embed as embedKernel } from "../library/embed.ts";
 import { type Format, isStored } from "../library/format.ts";
 import { rmsNorm } from "../library/norm.ts";
 import { plainVector } from "./input.ts";
-import { chunkOf, codedFormat, inGroups, nth, rowsOf } from "./product.ts";
+import { chunkOf, inGroups, nth, rowsOf, storedCodes } from "./product.ts";
 import { type Bound, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
 /** rms_norm, with the residual connection after it if there is one. */
@@ -59,10 +59,8 @@ function lookup(v: Value, scene: Scene): Lookup | undefined {
     return { format, weights: [stored], index: plain.index, columns: stored.fixed(1) };
   }
   const coded = quant_gather.of(v);
-  const format = coded && codedFormat(coded.codes, coded.scale, coded.zero, scene);
-  if (!coded || !format) return undefined;
-  const weights = [coded.codes, coded.scale, ...(format.zero ? [coded.zero] : [])];
-  return { format, weights, index: coded.index, columns: coded.codes.fixed(1) };
+  const stored = coded && storedCodes(coded.codes, coded.scale, coded.zero, scene);
+  return stored && { ...stored, index: coded.index, columns: coded.codes.fixed(1) };
 }
 
 /** Rows of a table, widened, times a number. */

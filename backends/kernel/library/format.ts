@@ -7,6 +7,7 @@ import {
   quad,
   type Readable,
   range,
+  select,
   type Type,
   u32,
   unpack,
@@ -19,6 +20,8 @@ export interface Format {
   readonly block: number;
   /** Whether each block has a zero point. */
   readonly zero: boolean;
+  /** Whether scales are f16, two to a word; f32 when left out. */
+  readonly halfScales?: boolean;
 }
 
 export const bits = { f32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 } as const satisfies Record<
@@ -29,7 +32,7 @@ export const isStored = (d: DType): d is Format["dtype"] => Object.hasOwn(bits, 
 
 /** As part of a kernel's name: `bf16`, `i4b32z`. */
 export const formatName = (f: Format): string =>
-  `${f.dtype}${f.block ? `b${f.block}` : ""}${f.zero ? "z" : ""}`;
+  `${f.dtype}${f.block ? `b${f.block}${f.halfScales ? "h" : ""}` : ""}${f.zero ? "z" : ""}`;
 
 const quarter = (q: Expr<"u32x4">, i: number): Expr<"u32"> => q.lane(i);
 
@@ -84,6 +87,7 @@ export class Matrix {
   readonly #k: KernelBuilder;
   readonly #codes: readonly Readable<"u32x4">[];
   readonly #scales: readonly Readable<"f32">[];
+  readonly #halfScales: readonly Readable<"u32">[];
   readonly #zeros: readonly Readable<"u32">[];
 
   /** Declares the buffers `weight` and, for codes, `scales` and `zeros`; as many times as it has pieces. */
@@ -96,11 +100,13 @@ export class Matrix {
     this.padded = columns % this.step !== 0;
     const parts = range(pieces).map(() => ({
       codes: k.weight("weight", "u32x4"),
-      scales: format.block ? [k.weight("scales", "f32")] : [],
+      scales: format.block && !format.halfScales ? [k.weight("scales", "f32")] : [],
+      halfScales: format.halfScales ? [k.weight("scales", "u32")] : [],
       zeros: format.zero ? [k.weight("zeros", "u32")] : [],
     }));
     this.#codes = parts.map((p) => p.codes);
     this.#scales = parts.flatMap((p) => p.scales);
+    this.#halfScales = parts.flatMap((p) => p.halfScales);
     this.#zeros = parts.flatMap((p) => p.zeros);
   }
 
@@ -138,12 +144,18 @@ export class Matrix {
   }
   /** The scale of granule `g` of a piece, where the format has scales. */
   scale(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"f32"> | undefined {
-    return this.#at("of_scales", "f32", this.#scales, this.#block(row, piece, g));
+    return this.#scale(row, this.#blockInRow(piece, g));
   }
   /** The scale of the block that a column is in. */
   scaleAt(row: Expr<"u32">, column: Expr<"u32">): Expr<"f32"> | undefined {
-    const block = this.rowScale ? u32(0) : column.div(this.format.block);
-    return this.#at("of_scales", "f32", this.#scales, row.mul(this.#blocks).add(block));
+    return this.#scale(row, this.rowScale ? u32(0) : column.div(this.format.block));
+  }
+  #scale(row: Expr<"u32">, block: Expr<"u32">): Expr<"f32"> | undefined {
+    const words = Math.ceil(this.#blocks / 2);
+    const pair = this.#at("of_scales", "u32", this.#halfScales, row.mul(words).add(block.div(2)));
+    if (!pair) return this.#at("of_scales", "f32", this.#scales, row.mul(this.#blocks).add(block));
+    const [low, high] = unpack("f16x2", pair).lanes() as [Expr<"f32">, Expr<"f32">];
+    return this.#blocks === 1 ? low : select(block.mod(2).eq(0), low, high);
   }
   zero(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"f32"> | undefined {
     if (this.#zeros.length === 0) return undefined;
@@ -169,9 +181,6 @@ export class Matrix {
     return this.format.block === this.columns;
   }
 
-  #block(row: Expr<"u32">, piece: Expr<"u32">, g: number): Expr<"u32"> {
-    return row.mul(this.#blocks).add(this.#blockInRow(piece, g));
-  }
   #blockInRow(piece: Expr<"u32">, g: number): Expr<"u32"> {
     const { block } = this.format;
     if (this.rowScale) return u32(0);

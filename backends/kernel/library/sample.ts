@@ -10,7 +10,7 @@ import {
   type Writable,
 } from "../lang/index.ts";
 
-/** Scores that one group looks at: they lie in its shared memory. */
+/** Scores that one group looks at. */
 const share = 2048;
 /** The most tokens that a draw can be among. */
 export const mostDrawn = 64;
@@ -48,21 +48,20 @@ export function topScores(vocab: number, threads: number): Kernel {
     const count = k.input("count", "u32").at(0);
     const top = k.output("top_scores", "f32");
     const ids = k.output("top_ids", "u32");
-    const left = k.shared("left", "f32", share);
     const first = k.let("first", k.group.x.mul(share));
-    const here = k.let("scores_here", u32(vocab).sub(first).min(share));
-    const own = { from: k.thread, to: here, step: threads } as const;
-    k.for("i", own, (i) => left.set(i, scores.at(first.add(i))));
-    // Each thread goes through scores that it put there itself.
-    const mine = { score: k.var("own_score", f32(nothing)), id: k.var("own_id", u32(nobody)) };
+    const end = k.let("end", first.add(share).min(vocab));
+    // Each thread goes through its own scores, from the best of them down: of equals the one with the smallest id first.
+    const mine = { score: k.var("own_score", f32(-nothing)), id: k.var("own_id", u32(0)) };
     const look = () => {
+      const [last, taken] = [k.let("last_score", mine.score), k.let("last_id", mine.id)];
       mine.score.set(f32(nothing));
       mine.id.set(u32(nobody));
-      k.for("i", own, (i) => {
-        const score = k.let("score", left.at(i));
-        k.if(mine.score.lt(score), () => {
+      k.for("id", { from: first.add(k.thread), to: end, step: threads }, (id) => {
+        const score = k.let("score", scores.at(id));
+        const open = score.lt(last).or(score.eq(last).and(taken.lt(id)));
+        k.if(open.and(mine.score.lt(score)), () => {
           mine.score.set(score);
-          mine.id.set(first.add(i));
+          mine.id.set(id);
         });
       });
     };
@@ -74,10 +73,7 @@ export function topScores(vocab: number, threads: number): Kernel {
         top.set(at, score);
         ids.set(at, id);
       });
-      k.if(mine.id.eq(id).and(id.ne(nobody)), () => {
-        left.set(id.sub(first), f32(nothing));
-        look();
-      });
+      k.if(mine.id.eq(id).and(id.ne(nobody)), look);
     });
   });
 }

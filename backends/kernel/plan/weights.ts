@@ -37,7 +37,7 @@ export class Packer {
   #widened(v: Value): Value | undefined {
     const x = cast.of(v)?.x;
     const plain = x && v.dtype === "f32" && isFloat(x.dtype) && x.op === param && !this.#inputs.has(x);
-    return plain && !this.#graph.setup[String(x.attrs.name)] ? x : undefined;
+    return plain ? this.stored(x) : undefined;
   }
 
   /**

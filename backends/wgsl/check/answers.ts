@@ -119,12 +119,15 @@ class Held implements JsMemory {
 
 /** How each buffer is made up: floats as floats, codes as what they are unpacked as, whole numbers small. */
 function fillsOf(k: Kernel): Fill[] {
-  const values = new Map<string, Expr>();
+  /** All that a variable is ever set to. */
+  const values = new Map<string, Expr[]>();
   const found = new Map<string, Fill>();
-  const loads = (e: Expr): Memory[] => {
+  const loads = (e: Expr, seen = new Set<Expr>()): Memory[] => {
+    if (seen.has(e)) return [];
+    seen.add(e);
     const { node } = e;
-    const inner = node.kind === "name" ? [values.get(node.name)] : parts(e);
-    const below = inner.flatMap((p) => (p && p !== e ? loads(p) : []));
+    const inner = node.kind === "name" ? (values.get(node.name) ?? []) : parts(e);
+    const below = inner.flatMap((p) => loads(p, seen));
     return node.kind === "load" ? [node.memory, ...below] : below;
   };
   const look = (e: Expr): void => {
@@ -138,7 +141,8 @@ function fillsOf(k: Kernel): Fill[] {
     for (const p of parts(e)) look(p);
   };
   for (const s of statements(k.body)) {
-    if (s.kind === "let" || s.kind === "var") values.set(s.name, s.value);
+    if (s.kind === "let" || s.kind === "var" || s.kind === "set")
+      values.set(s.name, [...(values.get(s.name) ?? []), s.value]);
     for (const e of reads(s)) look(e);
   }
   return k.buffers.map((m) => {
