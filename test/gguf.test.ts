@@ -175,6 +175,11 @@ test.each<[string, () => Buffer, string]>([
 
 test.each<[string, Record<string, Given>, string]>([
   ["of another kind", { "tokenizer.ggml.model": "gpt2" }, '"llama"'],
+  [
+    "with a score that is no number",
+    { "tokenizer.ggml.scores": list("f32", [Number.NaN, 0]) },
+    "scores holds NaN",
+  ],
   ["without scores", { "tokenizer.ggml.scores": list("f32", [1]) }, "one for each token"],
   ["of numbers", { "tokenizer.ggml.tokens": list("u32", [1, 2]) }, "not a list of strings"],
   ["with a space before texts", { "tokenizer.ggml.add_space_prefix": true }, "no Gemma"],

@@ -26,6 +26,8 @@ function vocabularyOf({ metadata }: GgufHeader, where: string): Vocabulary | und
   for (const [key, list] of [["scores", scores] as const, ["token_type", kinds] as const])
     if (!(list instanceof Float64Array) || list.length !== tokens.length)
       throw bad(key, `is not a list of ${tokens.length} numbers, one for each token`);
+  if ((scores as Float64Array).some(Number.isNaN))
+    throw bad("scores", "holds NaN, which no token can be ranked by");
   if (get("add_space_prefix") === true)
     throw bad("add_space_prefix", "is true, but no Gemma puts a space before a text");
   const kindOf = kinds as Float64Array;
