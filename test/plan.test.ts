@@ -150,12 +150,17 @@ function matrixNumbers(graph: onnx.IGraphProto | null | undefined, n: onnx.INode
   return matrix?.dims?.reduce<number>((count, d) => count * Number(d), 1) ?? 0;
 }
 
-/** A process of its own, so that its peak memory is that of the compiler alone. */
+/**
+ * A process of its own, so that its peak memory is that of the compiler alone. Linux counts a parent's memory into what
+ * resourceUsage tells of a child; VmHWM is the child's.
+ */
 const script = `
+  import { readFileSync } from "node:fs";
   const [module, checkpoint, out, options] = process.argv.slice(1);
   const { compile } = await import(module);
   await compile(checkpoint, { targets: ["onnx"], out, ...JSON.parse(options) });
-  console.log(process.resourceUsage().maxRSS * 1024);`;
+  const own = process.platform === "linux" && /VmHWM:\\s+(\\d+)/.exec(readFileSync("/proc/self/status", "utf8"));
+  console.log((own ? Number(own[1]) : process.resourceUsage().maxRSS) * 1024);`;
 
 test("peak memory is within a tenth of what is planned", { timeout: 120_000 }, async () => {
   const dir = await synthetic(root, "one-wide-layer");
@@ -165,10 +170,14 @@ test("peak memory is within a tenth of what is planned", { timeout: 120_000 }, a
       const { memory } = await plan(dir, { target: "onnx", time: false, ...options });
       const planned = verify ? (memory.verify ?? 0) : memory.compile;
       const module = new URL("../dist/src/compile.js", import.meta.url).href;
-      const out = join(mkdtempSync(join(root, "case-")), "artifact");
       const settings = JSON.stringify({ ...options, verify });
-      const args = ["--input-type=module", "-e", script, module, dir, out, settings];
-      const measured = Number(execFileSync(process.execPath, args, { encoding: "utf8" }));
+      const measure = () => {
+        const out = join(mkdtempSync(join(root, "case-")), "artifact");
+        const args = ["--input-type=module", "-e", script, module, dir, out, settings];
+        return Number(execFileSync(process.execPath, args, { encoding: "utf8" }));
+      };
+      // Threads and the collector come when they like: the middle of three.
+      const measured = [measure(), measure(), measure()].sort((a, b) => a - b)[1] ?? 0;
       const off = Math.abs(planned - measured) / measured;
       if (off > 0.1) rows.push(`${settings}: planned ${planned / 1e6} MB, measured ${measured / 1e6} MB`);
     }

@@ -2,12 +2,13 @@ import type { ModelFacts } from "../../backends/backend.ts";
 import { sliceNumbers } from "../../backends/onnx/index.ts";
 import { byteLength, tileElements } from "../../backends/stream/index.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
-import { cast, dequantize, gather, quantize } from "../../ir/ops/index.ts";
+import { cast, dequantize, gather, quant_linear, quantize } from "../../ir/ops/index.ts";
 import { dtypes } from "../../ir/type.ts";
 import { codesOf, rowParts } from "../../passes/fold-weights.ts";
-import { proofTokens } from "../verify/proof.ts";
+import { proofTokens, roundingProducts } from "../verify/proof.ts";
 import { stages } from "../verify/stages.ts";
 import type { Artifact } from "./artifact.ts";
+import { sum } from "./work.ts";
 
 export interface Cache {
   readonly dtype: string;
@@ -124,13 +125,22 @@ function loaded(graph: Graph, weights: readonly Value[]): number {
  */
 export function proofMemory(
   graph: Graph,
-  { vocab }: ModelFacts,
+  facts: ModelFacts,
   { peak, kept }: Writing,
-  { gpuBytes, mappedBytes }: Pick<Artifact, "gpuBytes" | "mappedBytes">,
+  { gpuBytes, mappedBytes, activations: shown }: Pick<Artifact, "gpuBytes" | "mappedBytes" | "activations">,
 ): number {
   if (gpuBytes !== undefined) return peak + measured.runtime + gpuBytes;
   if (mappedBytes !== undefined) return peak + mappedBytes;
   const named = [...graph.origins];
+  const rounding = roundingProducts({ compiled: graph, activations: shown, facts });
+  const asRun = new Set(rounding.flatMap(({ product, factor }) => (factor ? [product] : [])));
+  /** Codes, and whether their product is proven in f32, for which the runtime widens those of 8 bits and packs none. */
+  const codes = new Map(
+    graph.values().flatMap((v) => {
+      const found = quant_linear.of(v)?.codes;
+      return found ? [[found, !asRun.has(graph.origins.get(v) ?? "") && found.dtype === "i8"] as const] : [];
+    }),
+  );
   const sizes = stages(
     graph,
     graph.values().flatMap((v) => graph.origins.get(v) ?? []),
@@ -138,15 +148,16 @@ export function proofMemory(
     const matrices = [...weights].map((w) => {
       const numbers = byteLength(w) / (dtypes[w.dtype] / 8);
       const share = Math.min(1, sliceNumbers / numbers);
-      // The runtime widens a matrix, or codes of one, to make ready what it multiplies with.
-      const widened = w.type.rank > 1 && w.dtype !== "f32" ? 4 * numbers * share : 0;
-      return { lasting: loaded(graph, [w]) * share, passing: widened };
+      // The runtime widens a matrix to make ready what it multiplies with.
+      const widened = codes.get(w) ?? (w.type.rank > 1 && w.dtype !== "f32");
+      const lasting = codes.get(w) ? byteLength(w) : loaded(graph, [w]);
+      return { lasting: lasting * share, passing: widened ? 4 * numbers * share : 0 };
     });
     return sum(matrices.map((m) => m.lasting)) + Math.max(0, ...matrices.map((m) => m.passing));
   });
   // What the interpreter computed, in f64 and as it is compared, in f32; scores are there once more as they are made.
   const features = sum(named.map(([v]) => (v.type.rank === 3 ? Number(v.shape[2]) : 0)));
-  const activations = proofTokens * 12 * features + proofTokens * 8 * vocab;
+  const activations = proofTokens * 12 * features + proofTokens * 8 * facts.vocab;
   return kept + measured.runtime + activations + Math.max(0, ...sizes);
 }
 
@@ -161,5 +172,3 @@ export function runMemory(
   // A step reads the cache of before and writes that of after.
   return measured.node + measured.runtime + loaded(graph, graph.weights()) + 2 * cacheBytes;
 }
-
-const sum = (xs: readonly number[]): number => xs.reduce((a, b) => a + b, 0);

@@ -7,7 +7,7 @@ import { product } from "../../backends/reference/index.ts";
 import { hasNonFinite } from "../../backends/stream/floats.ts";
 import { decode, encodeTile, even, inTile, tilesFor, Workbench } from "../../backends/stream/index.ts";
 import { proofTokens } from "../verify/proof.ts";
-import type { Coding, Work } from "./work.ts";
+import { type Coding, sum, type Work } from "./work.ts";
 
 /** Seconds, and what they are made of. */
 export interface TimeEstimate {
@@ -61,8 +61,6 @@ export async function timeOf(work: Work, folder: string, planned: number): Promi
     }`,
   };
 }
-
-const sum = (xs: readonly number[]): number => xs.reduce((a, b) => a + b, 0);
 
 /** Bytes that the system takes before who writes must wait for the disk: Linux lets a tenth to a fifth of memory be unwritten. */
 const heldBack = (): number => 0.15 * freemem();

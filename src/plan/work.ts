@@ -90,7 +90,7 @@ export function workOf(request: WorkRequest): Work {
 const recipe = (w: Value, g: Graph): Value => g.setup[String(w.attrs.name)] ?? w;
 const coding: ReadonlySet<unknown> = new Set(Object.values(preparations));
 const elements = (v: Value): number => byteLength(v) / (dtypes[v.dtype] / 8);
-const sum = (xs: readonly number[]): number => xs.reduce((a, b) => a + b, 0);
+export const sum = (xs: readonly number[]): number => xs.reduce((a, b) => a + b, 0);
 
 function codingOf(scale: Value): Coding {
   const {
