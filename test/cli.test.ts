@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { registry } from "../ir/op.ts";
 import "../backends/onnx/index.ts"; // the ops of its own are listed too
 import { openWeights } from "../src/checkpoint/checkpoint.ts";
-import { binary, type Done, gemmac as run, tiny } from "./support/workbench.ts";
+import { binary, type Done, gemmac as run, start as startNode, tiny } from "./support/workbench.ts";
 
 const root = join(import.meta.dirname, "..");
 const demo = join(root, "examples/gemma-kjv-2m");
@@ -15,15 +15,7 @@ beforeAll(async () => void (tmp = await mkdtemp(join(tmpdir(), "gemmac-cli-"))))
 afterAll(() => rm(tmp, { recursive: true }));
 
 /** Starts the command line as a process of its own. */
-function start(args: readonly string[], input = "") {
-  const child = spawn(process.execPath, [binary, ...args], { cwd: tmp });
-  let [out, err] = ["", ""];
-  child.stdout.setEncoding("utf8").on("data", (text) => void (out += text));
-  child.stderr.setEncoding("utf8").on("data", (text) => void (err += text));
-  child.stdin.end(input);
-  const done = new Promise<Done>((resolve) => child.on("close", (code) => resolve({ code, out, err })));
-  return { child, done };
-}
+const start = (args: readonly string[], input = "") => startNode(tmp, [binary, ...args], input);
 const gemmac = (...args: string[]): Promise<Done> => run(tmp, args);
 
 /** One line for the user, and nothing else. */

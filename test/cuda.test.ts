@@ -20,7 +20,7 @@ afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 const cxx = await emulated();
 /** What builds the sources anew, in ways that take a C++ compiler a minute, is for the gate. */
-const everything = process.env.GEMMAC_CUDA_GOLDENS === "all";
+const everything = process.env.GEMMAC_GOLDENS === "all";
 const here = await cudaHere();
 if (here !== "a GPU") console.warn(`CUDA: ${here}`);
 

@@ -79,8 +79,9 @@ function forAll(numRuns: number, law: (g: Graph, seed: number) => void): void {
   fc.assert(property, { seed: 2403_08295, numRuns, endOnFailure: true, reporter });
 }
 
-/** The very same nodes compute the very same numbers. */
+/** The very same nodes, by the same names, compute the very same numbers. */
 const isSame = (a: Graph, b: Graph): boolean =>
+  Object.keys(a.outputs).join() === Object.keys(b.outputs).join() &&
   Object.entries(a.outputs).every(([name, v]) => v === b.outputs[name]);
 
 function expectSameBits(pass: Pass, g: Graph, seed: number): void {
@@ -116,12 +117,11 @@ describe("random graphs", () => {
 
   test("print and parse are inverse, before and after any pass", () => {
     forAll(1000, (g) => {
-      const seen = new Set<string>();
+      // Most passes leave most graphs as they are: a text is parsed once.
+      const parsed = new Map<string, Graph>();
       for (const after of [g, ...exact.map((pass) => pass.run(g))]) {
         verify(after);
-        const text = print(after);
-        if (!seen.has(text)) expectRoundTrip(after);
-        seen.add(text);
+        expectRoundTrip(after, parsed);
       }
     });
   });

@@ -32,7 +32,7 @@ const targets = [
   },
   {
     target: "cuda",
-    missing: !process.env.GEMMAC_CUDA_GOLDENS
+    missing: !process.env.GEMMAC_GOLDENS
       ? "it is slow: the gate tries it"
       : (await emulated())
         ? undefined

@@ -5,6 +5,7 @@ import { bundle } from "./package/bundle.ts";
 import type { Gemma, LoadOptions } from "./runtime/api.ts";
 import type { GemmaError } from "./runtime/error.ts";
 import { concatenated } from "./runtime/floats.ts";
+import { takesHalves } from "./runtime/gpu/halves.ts";
 import type { FileFact } from "./runtime/program.ts";
 
 /** What the runtime's model offers besides its public face. */
@@ -127,8 +128,7 @@ export async function dawn(): Promise<object> {
 /** Whether artifacts multiply in halves on the GPU here, unless they are to be exact. */
 export async function halvesHere(): Promise<boolean> {
   const adapter = await ((await dawn()) as GPU).requestAdapter();
-  if (!adapter?.features.has("shader-f16")) return false;
-  return !adapter.info.isFallbackAdapter;
+  return adapter !== null && takesHalves(adapter);
 }
 
 function inWords(e: unknown, dir: string): unknown {

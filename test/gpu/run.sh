@@ -100,7 +100,7 @@ for quant in $demos; do
   done
 done
 
-check "goldens" env GEMMAC_CUDA_GOLDENS=all npx vitest run test/goldens.test.ts -t "$goldens"
+check "goldens" env GEMMAC_GOLDENS=all npx vitest run test/goldens.test.ts -t "$goldens"
 
 models=("$@")
 if [ ${#models[@]} -eq 0 ]; then

@@ -19,6 +19,17 @@ export interface Done {
   readonly err: string;
 }
 
+/** Starts node in `dir`: the process, and what it will have written when it is done. */
+export function start(dir: string, args: readonly string[], input = "") {
+  const child = spawn(process.execPath, args, { cwd: dir });
+  let [out, err] = ["", ""];
+  child.stdout.setEncoding("utf8").on("data", (text) => void (out += text));
+  child.stderr.setEncoding("utf8").on("data", (text) => void (err += text));
+  child.stdin.end(input);
+  const done = new Promise<Done>((resolve) => child.on("close", (code) => resolve({ code, out, err })));
+  return { child, done };
+}
+
 /**
  * Runs the built command line in this process, which saves it half a second of start each time; a test of the
  * process itself, its pipes and signals, starts `binary`.
@@ -82,11 +93,7 @@ export class Workbench {
   }
   /** Runs a script in a process of its own. */
   script(text: string): Promise<Done> {
-    const child = spawn(process.execPath, ["--input-type=module", "-e", text], { cwd: this.dir });
-    let [out, err] = ["", ""];
-    child.stdout.setEncoding("utf8").on("data", (text) => void (out += text));
-    child.stderr.setEncoding("utf8").on("data", (text) => void (err += text));
-    return new Promise((resolve) => child.on("close", (code) => resolve({ code, out, err })));
+    return start(this.dir, ["--input-type=module", "-e", text]).done;
   }
   gemmac(...args: string[]): Promise<Done> {
     return gemmac(this.dir, args);

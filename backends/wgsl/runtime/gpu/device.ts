@@ -1,6 +1,7 @@
 import type { LoadOptions } from "../api.ts";
 import { GemmaError } from "../error.ts";
 import type { Program } from "../program.ts";
+import { takesHalves } from "./halves.ts";
 
 /** What WebGPU promises on every device. More than this must be asked for. */
 const promised: Readonly<Record<string, number>> = {
@@ -52,8 +53,9 @@ export async function acquire(
   }
   const beyond = Object.entries(program.limits).filter(([limit, need]) => need > (promised[limit] ?? 0));
   const wanted = new Set(program.kernels.flatMap((k) => k.variants.flatMap((v) => v.features)));
-  const inHalves = halves ?? !adapter.info.isFallbackAdapter;
-  const features = [...wanted].filter((f) => adapter.features.has(f) && (inHalves || f !== "shader-f16"));
+  const features = [...wanted].filter(
+    (f) => adapter.features.has(f) && (f !== "shader-f16" || takesHalves(adapter, halves)),
+  );
   const device = await adapter.requestDevice({
     requiredFeatures: features as GPUFeatureName[],
     requiredLimits: Object.fromEntries(beyond),
