@@ -99,6 +99,34 @@ const system: Readonly<Record<string, readonly [Trouble, string, string]>> = {
   EISDIR: ["input", "is a folder, not a file", "check the path"],
 };
 
+/**
+ * What to tell of a pass that failed, and of where the graph before it is `saved`, if it is. One that was asked for is its
+ * author's to mend; one of gemmac's own pipeline has no excuse, unless it refuses what it is given.
+ */
+export function blame(
+  { pass, cause, message }: PassError,
+  asked: readonly { readonly name: string }[],
+  saved = "",
+): Error {
+  const told = (text: string) => [text, saved].filter(Boolean).join("; ");
+  if (cause instanceof UserError) return new UserError(cause.trouble, message, told(cause.next), { cause });
+  return asked.some(({ name }) => name === pass)
+    ? new UserError("input", message, saved || "mend the pass, or give it other options", { cause })
+    : new Error(told(message), { cause });
+}
+
+/** Does `work`, which runs passes, some of them `asked` for. */
+export async function blaming<T>(
+  asked: readonly { readonly name: string }[],
+  work: () => T | Promise<T>,
+): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw error instanceof PassError ? blame(error, asked) : error;
+  }
+}
+
 interface Explanation {
   readonly kind: Outcome;
   readonly message: string;
@@ -107,8 +135,7 @@ interface Explanation {
 
 function explain(error: unknown, command: string | undefined): Explanation {
   if (error instanceof UserError) return { kind: error.trouble, message: error.message, next: error.next };
-  if (error instanceof PassError && error.cause instanceof UserError)
-    return { kind: error.cause.trouble, message: error.message, next: error.cause.next };
+  if (error instanceof PassError) return explain(blame(error, []), command);
   if (error instanceof Interrupted) return { kind: "interrupted", message: "interrupted", next: "" };
   if (error instanceof CommanderError) {
     const message = error.message.replace(/^error: /, "").replace(/\.$/, "");

@@ -2,7 +2,6 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { UserError } from "../../../ir/error.ts";
 import { print as printGraph } from "../../../ir/text/index.ts";
 import { groups } from "../../../passes/index.ts";
 import type { Pass } from "../../../passes/pass.ts";
@@ -10,7 +9,7 @@ import { type Observer, PassError, parsePipeline } from "../../../passes/pipelin
 import { type CompileReport, compile, targets } from "../../compile.ts";
 import type { Proof } from "../../verify/proof.ts";
 import { addBuildOptions, type BuildFlags, buildOptions } from "../build.ts";
-import { checkWritable, interruptible, naming } from "../errors.ts";
+import { blame, checkWritable, interruptible, naming } from "../errors.ts";
 import { defined, names, repeated } from "../options.ts";
 import { duration, heading, note, plural, print, printJson, StatusLine, size, table } from "../terminal.ts";
 
@@ -92,24 +91,17 @@ async function action(checkpoint: string, flags: Flags): Promise<void> {
     else printReport(report, verbose);
   } catch (error) {
     const asked = [...build.insert, ...(build.pipeline ?? [])];
-    throw error instanceof PassError ? await blamed(error, out, asked) : error;
+    throw error instanceof PassError ? await saving(error, out, asked) : error;
   } finally {
     status.clear();
   }
 }
 
 /** What to tell of a pass that failed, its last good graph saved beside the output. */
-async function blamed(error: PassError, out: string, asked: readonly Pass[]): Promise<Error> {
-  const { pass, before, cause, message } = error;
-  const path = `${out.replace(/[/\\]+$/, "")}.failed-${pass}.ir`;
-  await writeFile(path, printGraph(before));
-  const saved = `the graph before it is in ${path}`;
-  if (cause instanceof UserError)
-    return new UserError(cause.trouble, message, `${cause.next}; ${saved}`, { cause });
-  // A pass of gemmac's own pipeline has no excuse.
-  return asked.some(({ name }) => name === pass)
-    ? new UserError("input", message, saved, { cause })
-    : new Error(`${message}; ${saved}`, { cause });
+async function saving(error: PassError, out: string, asked: readonly Pass[]): Promise<Error> {
+  const path = `${out.replace(/[/\\]+$/, "")}.failed-${error.pass}.ir`;
+  await writeFile(path, printGraph(error.before));
+  return blame(error, asked, `the graph before it is in ${path}`);
 }
 
 /** Prints graphs as passes leave them. */

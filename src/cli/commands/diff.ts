@@ -12,6 +12,7 @@ import { gemma } from "../../model/gemma.ts";
 import { modelGraph } from "../../model/load.ts";
 import { presets } from "../../model/presets.ts";
 import { diffGraphs, type GraphDiff, lineText, type Mark, ranges } from "../../view/diff.ts";
+import { blaming } from "../errors.ts";
 import { integer } from "../options.ts";
 import { heading, number, plain, print, printJson, table, wrap } from "../terminal.ts";
 
@@ -49,7 +50,9 @@ async function action(model: string, { pass, target, context, layer, json }: Fla
   if (asked.length === 0) throw new UserError("usage", "no pass is named", "see gemmac passes");
   const { kind, graph } = await readGraph(model);
   const [backend] = target === undefined && kind === "ir" ? [] : chooseBackends([target ?? "onnx"]);
-  const { before, after, earlier, ran } = around(graph, asked, backend?.passes ?? []);
+  const { before, after, earlier, ran } = await blaming(asked, () =>
+    around(graph, asked, backend?.passes ?? []),
+  );
   const found = diffGraphs(before, after, { context, ...(layer !== undefined && { layer }) });
   if (layer !== undefined && found.sections.length === 0 && !hasLayer(before, layer))
     throw new UserError(

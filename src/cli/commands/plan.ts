@@ -3,6 +3,7 @@ import type { Collectives, DevicePlan } from "../../../backends/stablehlo/index.
 import { targets } from "../../compile.ts";
 import { type Plan, plan } from "../../plan/plan.ts";
 import { addBuildOptions, type BuildFlags, buildOptions } from "../build.ts";
+import { blaming } from "../errors.ts";
 import { defined, integer, repeated } from "../options.ts";
 import { duration, heading, number, plural, print, printJson, size, table, wrap } from "../terminal.ts";
 
@@ -46,7 +47,10 @@ Examples:
 async function action(model: string, flags: Flags): Promise<void> {
   const { target, context: contexts, out: folder, json } = flags;
   const build = await buildOptions([target], flags);
-  const made = await plan(model, { target, ...build, ...defined({ contexts, folder }) });
+  const asked = [...build.insert, ...(build.pipeline ?? [])];
+  const made = await blaming(asked, () =>
+    plan(model, { target, ...build, ...defined({ contexts, folder }) }),
+  );
   if (json) printJson(made);
   else printPlan(made);
 }

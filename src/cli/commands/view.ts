@@ -5,7 +5,7 @@ import { parsePipeline } from "../../../passes/pipeline.ts";
 import { chooseBackends } from "../../compile.ts";
 import { stepsOf, viewData } from "../../view/data.ts";
 import { pageOf } from "../../view/page.ts";
-import { checkWritable, naming } from "../errors.ts";
+import { blaming, checkWritable, naming } from "../errors.ts";
 import { plural, print, printJson, size } from "../terminal.ts";
 import { readGraph } from "./diff.ts";
 
@@ -53,7 +53,7 @@ async function action(model: string, { out, target, passes, force = false, json 
   const { kind, graph } = await readGraph(model);
   const [backend] = target === undefined && kind === "ir" ? [] : chooseBackends([target ?? "onnx"]);
   const title = model.split(/[/\\]/).filter(Boolean).at(-1) ?? model;
-  const steps = stepsOf(graph, docs[kind], asked ?? backend?.passes ?? []);
+  const steps = await blaming(asked ?? [], () => stepsOf(graph, docs[kind], asked ?? backend?.passes ?? []));
   const html = pageOf(viewData(title, steps));
   const partial = `${out}.partial-${process.pid}`;
   try {
