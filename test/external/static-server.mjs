@@ -35,7 +35,9 @@ export async function serve(folder) {
       bytes[0] ^= 1;
       response.end(bytes.subarray(from));
     } else if (faults.cut.delete(path)) {
-      response.write((await readFile(full)).subarray(from, from + Math.floor(found.size / 2)), () => setTimeout(() => response.destroy(), 50));
+      // A browser throws away what it has not read when the connection breaks; a busy one needs its time.
+      const half = (await readFile(full)).subarray(from, from + Math.floor(found.size / 2));
+      response.write(half, () => setTimeout(() => response.destroy(), 1000));
     } else createReadStream(full, { start: from }).pipe(response);
   });
   await new Promise((done) => server.listen(0, "127.0.0.1", done));
