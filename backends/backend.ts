@@ -171,6 +171,8 @@ export interface Backend {
   readonly quantScales?: "f16";
   /** What runs before legalization. */
   readonly passes: readonly Pass[];
+  /** Those of them that it cannot do without, besides fuse-quant and fold-weights. A pipeline without them gets them at its end. */
+  readonly needs?: readonly string[];
   /** Whether there is an emitter for `v` and no limit in its way. */
   keeps(v: Value): boolean;
   /** Limits beyond the op table. The reason is shown to the user. */

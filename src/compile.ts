@@ -266,6 +266,9 @@ function warnUnread(g: Graph, { extras, warn }: Job): void {
     warn(`no pass uses ${unread.length} of the weights beside the checkpoint, such as ${unread[0]}`);
 }
 
+/** What makes the weights that other passes asked for, each target's in its own way. */
+const readying = ["fuse-quant", "fold-weights"];
+
 /** The passes that compiling for `backend` runs. */
 export function pipelineOf(
   backend: Backend,
@@ -276,7 +279,10 @@ export function pipelineOf(
   const base = pipeline ?? backend.passes;
   const storage = base.findIndex((p) => p.name === "insert-kv-cache");
   const at = storage >= 0 ? storage : base.findLastIndex((p) => p.name.startsWith("fuse-")) + 1;
-  return [...base.slice(0, at), ...insert, ...quantized, ...base.slice(at)];
+  const given = new Set(base.map((p) => p.name));
+  const needs = [...readying, ...(backend.needs ?? [])];
+  const missing = backend.passes.filter((p) => needs.includes(p.name) && !given.has(p.name));
+  return [...base.slice(0, at), ...insert, ...quantized, ...base.slice(at), ...missing];
 }
 
 /**

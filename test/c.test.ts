@@ -66,6 +66,12 @@ describe.runIf(cc)("a C artifact", () => {
     expect(source.match(/linear_i8\(t/g)?.length).toBe(15);
   });
 
+  test("scores the rows that its program asks for, whatever passes are named", async () => {
+    const pipeline = parsePipeline("fuse,insert-kv-cache,quantize");
+    const { targets } = await compile(demo, { targets: ["c"], out: join(scratch, "few"), pipeline });
+    expect(targets[0]?.proof?.ok).toBe(true);
+  });
+
   test("builds without a warning by its own Makefile's flags, and passes its own test", async () => {
     const { stderr } = await run("make", ["-C", out, "CFLAGS=-O1 -Werror", "gemma"]);
     expect(stderr).toBe("");

@@ -68,6 +68,11 @@ describe("errors are one line on stderr and an exit code", () => {
     [3, "pass quantize: block is -1", ["plan", demo, "--target", "onnx", "--pass", "quantize{block=-1}"]],
     [3, "pass quantize: block is -1", ["diff", demo, "--pass", "quantize{block=-1}"]],
     [3, "pass quantize: block is -1", ["view", demo, "--passes", "quantize{block=-1}", "-o", "x.html"]],
+    [
+      2,
+      "is no growing cache",
+      ["compile", demo, "-t", "c", "-o", "y", "--passes", "insert-kv-cache{capacity=8}"],
+    ],
     [3, "there is no such folder", ["inspect", "nowhere"]],
     [3, "there is no such file", ["inspect", "nowhere.ir"]],
     [3, "there is no such folder", ["compile", "nowhere", "--target", "onnx", "-o", "y"]],

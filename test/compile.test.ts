@@ -354,6 +354,20 @@ function oneLayer({ hidden = 64, vocab = 300, family = "gemma" }): string {
   return dir;
 }
 
+test("a pipeline without what its target cannot do without gets it at its end", async () => {
+  const pipeline = parsePipeline("fuse,insert-kv-cache,quantize{scheme=int8,block=32}");
+  for (const profile of ["ort", "standard"] as const) {
+    const { targets } = await compile(tiny, {
+      targets: ["onnx"],
+      out: join(fresh(), "out"),
+      profile,
+      pipeline,
+    });
+    expect(targets[0]?.proof?.ok).toBe(true);
+    expect(targets[0]?.passes.at(-1)?.name).toBe("fold-weights");
+  }
+});
+
 test.each([{}, { quant: "int8" }, { profile: "standard" }] as const)(
   "caches of a fixed size, with rings for windows, are proven and hold no more: %o",
   async (options) => {

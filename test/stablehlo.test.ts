@@ -9,7 +9,7 @@ import { exportedBlob, treesOf } from "../backends/stablehlo/jax/exported.ts";
 import { nameOfAll, nameOfOne } from "../backends/stablehlo/layers/names.ts";
 import { literal } from "../backends/stablehlo/text/dialect.ts";
 import { MainFunction } from "../backends/stablehlo/text/read.ts";
-import { runPasses } from "../passes/pipeline.ts";
+import { parsePipeline, runPasses } from "../passes/pipeline.ts";
 import { compile } from "../src/compile.ts";
 import type { GemmaConfig } from "../src/model/config.ts";
 import { gemma } from "../src/model/gemma.ts";
@@ -235,6 +235,16 @@ test("the plan of an artifact is that artifact to the byte, with scan and mesh",
 test("a plan says what XLA is free to choose", async () => {
   const { limits } = await plan("gemma-2-2b", { target: "stablehlo", mesh: "model=8,fsdp=2" });
   expect(limits).toEqual([expect.stringContaining("over fsdp"), expect.stringContaining("4 key heads")]);
+});
+
+test("a step of prefill is no longer than the caches that the passes made", async () => {
+  const pipeline = parsePipeline("fuse,insert-kv-cache{capacity=24}");
+  const out = join(root, "short");
+  await compile(tiny, { targets: ["stablehlo"], out, pipeline, verify: false });
+  expect(readFileSync(join(out, "README.md"), "utf8")).toContain("takes 24 tokens a step");
+  const { modules } = JSON.parse(readFileSync(join(out, "manifest.json"), "utf8"));
+  const tokens = modules.prefill.args.find((a: { name: string }) => a.name === "tokens");
+  expect(tokens.shape).toEqual([1, 24]);
 });
 
 test("what it does not do is refused in a line", async () => {

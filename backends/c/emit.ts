@@ -1,3 +1,4 @@
+import { UserError } from "../../ir/error.ts";
 import type { Graph, Value } from "../../ir/graph.ts";
 import { gather, quant_gather } from "../../ir/ops/index.ts";
 import type { EmitRequest, Emitted, EmittedFile } from "../backend.ts";
@@ -43,8 +44,10 @@ export function layOutC({ graph, facts }: Pick<EmitRequest, "graph" | "facts">):
   for (const [name, v] of Object.entries(others)) {
     const cache = grown(v);
     if (!cache)
-      throw new TypeError(
-        `the output ${name} is no growing cache; the c target needs insert-kv-cache without a capacity`,
+      throw new UserError(
+        "usage",
+        `the output ${name} is no growing cache, the only kind that the c target takes`,
+        "leave the capacity out of insert-kv-cache; the program makes its caches as large as it is told to",
       );
     remember(cx, cache);
   }

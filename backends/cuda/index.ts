@@ -10,6 +10,7 @@ export const cuda = ({ context, capacity = usualCapacity(context) }: CacheSize =
   name: "cuda",
   doc: "CUDA C++ with its weights beside it: built by nvcc alone, run by the driver alone, for sm_80 and later.",
   passes: kernelPasses({ capacity }),
+  needs: ["last-logits"],
   keeps: () => true,
   emit,
 });

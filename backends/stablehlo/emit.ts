@@ -1,6 +1,7 @@
 import { UserError } from "../../ir/error.ts";
 import { Graph, type Value } from "../../ir/graph.ts";
 import { decomposeExcept } from "../../passes/decompose.ts";
+import { isCache } from "../../passes/kv-cache.ts";
 import { lastLogits } from "../../passes/last-logits.ts";
 import { bindSizes } from "../../passes/specialize/bind-sizes.ts";
 import type { EmitRequest, Emitted, EmittedFile, ModuleInterface } from "../backend.ts";
@@ -47,6 +48,12 @@ export function moduleOf(
   });
 }
 
+/** `options` with steps of prefill that the caches of `g` hold. */
+export function fitted(g: Graph, options: EmitOptions): EmitOptions {
+  const slots = Math.max(0, ...g.inputs.filter(isCache).map((v) => Number(v.shape[2])));
+  return slots > 0 ? { ...options, prefill: Math.min(options.prefill, slots) } : options;
+}
+
 /** The two graphs of a model: many tokens and the score of one of them, and a token and its score. */
 export function graphsOf(g: Graph, options: EmitOptions): Record<"prefill" | "decode", Graph> {
   const { batch, prefill } = options;
@@ -78,8 +85,9 @@ function scoreOne(g: Graph, scanLayers: boolean): Graph {
 }
 
 /** Writes the modules as text and for JAX, the weights, and a program that runs them. */
-export async function emit(request: EmitRequest, options: EmitOptions): Promise<Emitted> {
+export async function emit(request: EmitRequest, asked: EmitOptions): Promise<Emitted> {
   const { dir, graph } = request;
+  const options = fitted(graph, asked);
   const modules = modulesOf(graph, options);
   const files: EmittedFile[] = [];
   for (const [name, module] of Object.entries(modules)) {

@@ -22,12 +22,11 @@ const usual = {
   arithmetic: "f32",
 } as const;
 
-/** All options, and a step of prefill that the caches hold. */
+/** All options. */
 export function withDefaults(
   options: StableHloOptions,
 ): EmitOptions & StableHloOptions & { capacity: number } {
-  const all = { ...usual, capacity: usualCapacity(options.context), ...options };
-  return { ...all, prefill: Math.min(all.prefill, all.capacity) };
+  return { ...usual, capacity: usualCapacity(options.context), ...options };
 }
 
 export const stablehlo = (options: StableHloOptions = {}): Backend => {

@@ -3,7 +3,7 @@ import { attention, cast, gather, linear, quant_gather, quant_linear } from "../
 import { dtypes } from "../../ir/type.ts";
 import { devices } from "../../passes/specialize/shard.ts";
 import type { Emitted } from "../backend.ts";
-import { commonNames, described, type EmitOptions, graphsOf, modulesOf } from "./emit.ts";
+import { commonNames, described, type EmitOptions, fitted, graphsOf, modulesOf } from "./emit.ts";
 import { exportedBlob, treesOf } from "./jax/exported.ts";
 import { readme, runPy } from "./jax/program.ts";
 import type { Argument, Module } from "./text/module.ts";
@@ -36,7 +36,8 @@ export interface LayOut {
 }
 
 /** What `emit` would write, to the byte, and what each device would hold. Reads no weights. */
-export function layOut(g: Graph, options: EmitOptions): LayOut {
+export function layOut(g: Graph, asked: EmitOptions): LayOut {
+  const options = fitted(g, asked);
   const modules = modulesOf(g, options);
   const texts = Object.entries(modules).flatMap(([name, m]) => [
     { path: `${name}.mlir`, bytes: m.text.length },

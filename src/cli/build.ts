@@ -40,7 +40,10 @@ export const addBuildOptions = (command: Command): Command =>
         .choices(["stored", "f32"])
         .default("stored"),
     )
-    .option("--passes <pipeline>", "passes to run in the place of the target's own; see gemmac passes")
+    .option(
+      "--passes <pipeline>",
+      "passes to run in the place of the target's own; what it cannot do without runs last if left out; see gemmac passes",
+    )
     .option(
       "--pass <file>",
       "a pass of yours, run after the target's fusions: a file or a package; may be repeated",
