@@ -24,7 +24,7 @@ const checkpoint = await synthetic(cache, "gemma-2b-4layer");
 
 /** Speeds of one round, in tokens a second. */
 const programs = [];
-for (const [scheme, block] of [["int8", 0], ["int8", 128], ["int8", 32], ["int4", 128], ["int4", 32]]) {
+for (const [scheme, block] of [["int8", 0], ["int8", 128], ["int8", 32], ["int4", 128], ["int4", 64], ["int4", 32]]) {
   const name = `${scheme} ${block ? `b${block}` : "row"}`;
   if (!name.includes(options.only)) continue;
   const passes = `quantize{scheme=${scheme},block=${block}}`;
@@ -34,6 +34,7 @@ for (const [scheme, block] of [["int8", 0], ["int8", 128], ["int8", 32], ["int4"
   programs.push({
     name,
     bytes,
+    weights: join(out, "model.safetensors"),
     peer: scheme === "int8" ? "llama Q8_0" : "llama Q4_0",
     round() {
       const said = execFileSync(join(out, "gemma"), ["--bench", "--skip-check", "--threads", threads], { encoding: "utf8" });
@@ -73,7 +74,7 @@ for (const format of llama.missing ? [] : peers) {
 }
 
 if (options.rounds === "0") process.exit();
-const { measure } = bandwidth(cache, Number(threads));
+const { measure } = bandwidth(cache, Number(threads), programs[0]?.weights);
 const rates = [];
 const rounds = new Map(programs.map((p) => [p.name, []]));
 for (let n = 0; n < Number(options.rounds); n++) {

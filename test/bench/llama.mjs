@@ -33,6 +33,7 @@ for (const [scheme, block] of [
   ["int8", 32],
   ["int8", 128],
   ["int4", 32],
+  ["int4", 64],
   ["int4", 128],
 ]) {
   const name = `${scheme} b${block}`;
