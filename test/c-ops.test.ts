@@ -31,11 +31,13 @@ function codes(
   [rows, columns]: readonly [number, number],
   block: number,
   middle: boolean,
+  { tokens = 5, scales = "f32" }: { tokens?: number; scales?: "f32" | "f16" } = {},
 ): Graph {
-  const [x, w] = [p("x", `f32[5,${columns}]`), p("w", `${dtype}[${rows},${columns}]`)];
-  const scale = p("scale", `f32[${rows},${columns / block}]`);
+  const [x, w] = [p("x", `f32[${tokens},${columns}]`), p("w", `${dtype}[${rows},${columns}]`)];
+  const scale = p("scale", `${scales}[${rows},${columns / block}]`);
   const zero = middle ? p("zero", `${dtype}[${rows},${columns / block}]`) : constant({ value: 0, dtype });
-  return graphOf(quant_linear(x, w, scale, zero), [x, w, scale, ...(middle ? [zero] : [])]);
+  const product = quant_linear(x, w, cast(scale, { to: "f32" }), zero);
+  return graphOf(product, [x, w, scale, ...(middle ? [zero] : [])]);
 }
 function product(dtype: "f32" | "bf16" | "f16", tokens: number, rows: number, columns: number): Graph {
   const [x, w] = [p("x", `f32[${tokens},${columns}]`), p("w", `${dtype}[${rows},${columns}]`)];
@@ -59,17 +61,38 @@ const shaped: [string, () => Graph][] = [
       ),
     ),
   ),
+  // Blocks that fill no group of scales, and those that fill several; narrower and wider than a vector, and too odd for any.
+  ...(["i8", "i4"] as const).flatMap((dtype) =>
+    (["f32", "f16"] as const).flatMap((scales) =>
+      [1, 3].flatMap((tokens) =>
+        [
+          [9, 1152, 32],
+          [5, 1152, 64],
+          [3, 1152, 16],
+          [7, 2048, 512],
+          [4, 96, 48],
+          [6, 24, 4],
+        ].flatMap(([rows = 0, columns = 0, block = 0]) =>
+          [false, true].map((middle): [string, () => Graph] => [
+            `${tokens} by ${dtype}[${rows},${columns}] in blocks of ${block}, scales ${scales}${middle ? " with zeros" : ""}`,
+            () => codes(dtype, [rows, columns], block, middle, { tokens, scales }),
+          ]),
+        ),
+      ),
+    ),
+  ),
   ...(["f32", "bf16", "f16"] as const).flatMap((dtype): [string, () => Graph][] => [
     [`a product by ${dtype}, one token`, () => product(dtype, 1, 13, 72)],
     [`a product by ${dtype}, many tokens`, () => product(dtype, 9, 23, 2072)],
   ]),
-  [
-    "rows of 4-bit codes",
+  ...(["f32", "f16"] as const).map((scales): [string, () => Graph] => [
+    `rows of 4-bit codes, scales ${scales}`,
     () => {
-      const [w, scale, index] = [p("w", "i4[5,64]"), p("scale", "f32[5,2]"), p("index", "i32[3]")];
-      return graphOf(quant_gather(w, scale, constant({ value: 0, dtype: "i4" }), index), [w, scale, index]);
+      const [w, scale, index] = [p("w", "i4[5,64]"), p("scale", `${scales}[5,2]`), p("index", "i32[3]")];
+      const rows = quant_gather(w, cast(scale, { to: "f32" }), constant({ value: 0, dtype: "i4" }), index);
+      return graphOf(rows, [w, scale, index]);
     },
-  ],
+  ]),
   [
     "a norm of odd rows",
     () => {

@@ -1,10 +1,12 @@
 import { execFile, execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { compiler } from "../backends/c/index.ts";
+import { runtimePart } from "../backends/c/runtime.ts";
+import { decode } from "../backends/stream/index.ts";
 import { parsePipeline } from "../passes/pipeline.ts";
 import { openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
@@ -90,13 +92,18 @@ for (const { name, missing } of builds)
   if (missing) console.warn(`SKIPPED: C for ${name}, because ${missing}`);
 
 describe.runIf(cc)("a C artifact computes the same on every instruction set", () => {
-  const dirs = { "as stored": join(scratch, "stored"), "int4 and int8": join(scratch, "codes") };
+  const dirs = {
+    "as stored": join(scratch, "stored"),
+    "int4 and int8": join(scratch, "codes"),
+    "scales in halves": join(scratch, "halves"),
+  };
   beforeAll(async () => {
     const insert = parsePipeline("quantize{scheme=int4,range=middle,embed=int8}");
     const demo = join(root, "examples/gemma-kjv-2m");
     // Their proofs write selftest.bin.
     await compile(demo, { targets: ["c"], out: dirs["as stored"] });
     await compile(demo, { targets: ["c"], out: dirs["int4 and int8"], insert });
+    await compile(demo, { targets: ["c"], out: dirs["scales in halves"], quant: "int4" });
   }, 120_000);
 
   describe.each(builds)("$name", ({ name, set, build: [program, ...flags], runner, missing }) => {
@@ -112,6 +119,39 @@ describe.runIf(cc)("a C artifact computes the same on every instruction set", ()
         expect(stdout).toMatch(new RegExp(`^ok: 6 tokens.*\\(${set}\\)$`, "m"));
       },
       120_000,
+    );
+
+    test.skipIf(missing)(
+      "every f16 is widened to itself, alone and in vectors",
+      async () => {
+        const source = join(scratch, `${name.replaceAll(/\W/g, "-")}-halves.c`);
+        const parts = await Promise.all(["prelude.c", "vectors.c"].map((part) => runtimePart(part)));
+        const main = `int main(void) {
+        for (int i = 0; i < 65536; i += LANES) {
+          uint16_t halves[LANES];
+          float wide[LANES];
+          for (int k = 0; k < LANES; k++) halves[k] = (uint16_t)(i + k);
+          vf_store(wide, vf_load_f16(halves));
+          for (int k = 0; k < LANES; k++) {
+            const float alone = f16_to_f32(halves[k]);
+            if (memcmp(&wide[k], &alone, 4) && (wide[k] == wide[k] || alone == alone)) return 1;
+          }
+          fwrite(wide, sizeof wide, 1, stdout);
+        }
+        return 0;
+      }`;
+        writeFileSync(source, [...parts, main].join("\n"));
+        const out = source.replace(".c", "");
+        const dir = dirs["as stored"];
+        await run(program, [...common, ...flags, `-I${dir}`, "-o", out, source, "-lm"]);
+        const command = [...(runner ? [runner] : []), out];
+        const options = { encoding: "buffer", maxBuffer: 1 << 20 } as const;
+        const { stdout } = await run(command[0] as string, command.slice(1), options);
+        const wide = new Float32Array(stdout.buffer, stdout.byteOffset, 65536);
+        const all = Uint16Array.from({ length: 65536 }, (_, i) => i);
+        expect(wide).toEqual(decode("f16", new Uint8Array(all.buffer)));
+      },
+      60_000,
     );
   });
 

@@ -50,20 +50,16 @@ describe.runIf(cc)("a C artifact", () => {
   const at = (...args: string[]) => started(program, ["--weights", join(out, "model.safetensors"), ...args]);
 
   beforeAll(async () => {
-    const report = await compile(demo, {
-      targets: ["c"],
-      out,
-      insert: parsePipeline("quantize{scheme=int8}"),
-    });
+    const report = await compile(demo, { targets: ["c"], out, quant: "int8" });
     expect(report.warnings).toEqual([]);
     expect(report.targets[0]?.proof?.ok).toBe(true);
     program = await build(out);
   }, 120_000);
 
-  test("holds the model once, and layers as a loop", () => {
+  test("holds the model once, layers as a loop, and scales as halves", () => {
     const source = readFileSync(join(out, "gemma.c"), "utf8");
     expect(source).toContain("for (int n = 0; n < 3; n++) run_layer(g, t, n);");
-    expect(source.match(/linear_i8\(t/g)?.length).toBe(15);
+    expect(source.match(/linear_i8_f16\(t/g)?.length).toBe(15);
   });
 
   test("scores the rows that its program asks for, whatever passes are named", async () => {

@@ -17,6 +17,7 @@ export const c = (): Backend => ({
   name: "c",
   doc: "One C file with its weights beside it: built by gcc or clang, run on any processor, no libraries.",
   passes: parsePipeline(pipeline),
+  quantScales: "f16",
   needs: ["last-logits"],
   keeps: (v) => Object.hasOwn(emitters, v.op.name),
   refuses: (v) =>

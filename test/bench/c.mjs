@@ -27,7 +27,7 @@ const programs = [];
 for (const [scheme, block] of [["int8", 0], ["int8", 128], ["int8", 32], ["int4", 128], ["int4", 64], ["int4", 32]]) {
   const name = `${scheme} ${block ? `b${block}` : "row"}`;
   if (!name.includes(options.only)) continue;
-  const passes = `quantize{scheme=${scheme},block=${block}}`;
+  const passes = `quantize{scheme=${scheme},block=${block},scales=f16}`;
   const out = await artifact(cache, `c-${scheme}-${block}`, checkpoint, { targets: ["c"], passes });
   execFileSync("make", ["-s", "-C", out, "gemma"], { stdio: ["ignore", "ignore", "inherit"] });
   const bytes = Number(/BYTES_PER_TOKEN ([\d.]+)/.exec(readFileSync(join(out, "gemma.c"), "utf8"))?.[1]);

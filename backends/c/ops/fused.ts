@@ -41,13 +41,15 @@ function linearBy(cx: Builder, v: Value): string {
 
 /** How codes are given: stored codes, scales and zeros, or a zero that is no stored number. Undefined for anything else. */
 function coded(cx: Builder, codes: Value, scale: Value, zero: Value) {
-  if (!stored(cx, codes) || !stored(cx, scale) || scale.dtype !== "f32") return undefined;
+  const scales = storedMatrix(cx, scale);
+  if (!stored(cx, codes) || (scales?.dtype !== "f32" && scales?.dtype !== "f16")) return undefined;
   const around = zero.op === constant && zero.attrs.value === 0;
   if (!around && (!stored(cx, zero) || zero.type.rank !== 2)) return undefined;
   return {
     block: codes.fixed(1) / scale.fixed(1),
     codes: cx.pointer(cx.place(codes)),
-    scales: cx.pointer(cx.place(scale)),
+    scales: cx.pointer(cx.place(scales)),
+    half: scales.dtype === "f16",
     zeros: around ? ["NULL"] : cx.pointer(cx.place(zero)),
     around,
   };
@@ -88,7 +90,7 @@ function quantLinear(cx: Builder, v: Value): string {
   const { scales, sums } = parts.get(whole) as Parts;
   const out = cx.allocate(v);
   const given = text`(struct whole){${cx.pointer(whole)}, ${cx.pointer(scales)}, ${sums ? cx.pointer(sums) : "NULL"}}`;
-  const call = text`linear_i${bits}(t, ${rows}, ${K}, ${N}, ${weight.block}, ${given}, ${weight.codes}, ${weight.scales}, ${weight.zeros}, ${cx.pointer(out)});`;
+  const call = text`linear_i${bits}${weight.half ? "_f16" : ""}(t, ${rows}, ${K}, ${N}, ${weight.block}, ${given}, ${weight.codes}, ${weight.scales}, ${weight.zeros}, ${cx.pointer(out)});`;
   const read = [whole.store, scales.store, ...(sums ? [sums.store] : [])];
   return cx.compute(v, out, call, read);
 }
@@ -112,7 +114,7 @@ function rows(cx: Builder, v: Value, table: Value, index: Value): string | undef
   if (!matrix || !type) return undefined;
   const at = packedPlace(cx, index);
   const out = cx.allocate(v);
-  const call = text`take_rows(t, ${cx.count(index)}, ${matrix.fixed(1)}, ${cx.pointer(at)}, ${type}, ${cx.pointer(cx.place(matrix))}, 0, NULL, NULL, ${cx.pointer(out)});`;
+  const call = text`take_rows(t, ${cx.count(index)}, ${matrix.fixed(1)}, ${cx.pointer(at)}, ${type}, ${cx.pointer(cx.place(matrix))}, 0, TABLE_F32, NULL, NULL, ${cx.pointer(out)});`;
   return cx.compute(v, out, call, [at.store]);
 }
 
@@ -123,7 +125,7 @@ function quantGather(cx: Builder, v: Value): string {
   const at = packedPlace(cx, index);
   const out = cx.allocate(v);
   const type = codes.dtype === "i4" ? "TABLE_I4" : "TABLE_I8";
-  const call = text`take_rows(t, ${cx.count(index)}, ${codes.fixed(1)}, ${cx.pointer(at)}, ${type}, ${table.codes}, ${table.block}, ${table.scales}, ${table.zeros}, ${cx.pointer(out)});`;
+  const call = text`take_rows(t, ${cx.count(index)}, ${codes.fixed(1)}, ${cx.pointer(at)}, ${type}, ${table.codes}, ${table.block}, ${table.half ? "TABLE_F16" : "TABLE_F32"}, ${table.scales}, ${table.zeros}, ${cx.pointer(out)});`;
   return cx.compute(v, out, call, [at.store]);
 }
 

@@ -1,6 +1,7 @@
 /*
- * Products by whole-number weights, w[n,k] = (codes[n,k] - zeros[n,b]) · scales[n,b] for block b of k. Activations meet
- * them as 16-bit whole numbers, one scale a token. Sums of SAFE_STEPS products of both fit into 32 bits.
+ * Products by whole-number weights, w[n,k] = (codes[n,k] - zeros[n,b]) · scales[n,b] for block b of k. Scales are floats,
+ * or f16 where `half` says so. Activations meet codes as 16-bit whole numbers, one scale a token. Sums of SAFE_STEPS
+ * products of both fit into 32 bits.
  */
 enum { SAFE_STEPS = 256, STEP_I8 = 2 * LANES, STEP_I4 = 4 * LANES };
 
@@ -55,55 +56,72 @@ static inline int code_at(int bits, const void *codes, long i) {
   return bits == 4 ? nibble(codes, i) : ((const int8_t *)codes)[i];
 }
 
-/* One token's products with so many rows, `apart` from each other, for codes of so many bits. */
-ALWAYS_INLINE void tile_codes(int bits, struct whole x, const uint8_t *codes, const float *scales, const uint8_t *zeros,
-                              float *y, long K, long block, long row, long apart, int rows) {
-  const long step = bits == 4 ? STEP_I4 : STEP_I8, blocks = K / block, per = block < step ? 2 : 1;
-  vf sum[ROWS];
-  for (int r = 0; r < rows; r++) sum[r] = vf_zero();
-  for (long b = 0; b < blocks; b += per)
-    for (long k = b * block, end; k < (b + per) * block; k = end) {
-      end = (b + per) * block;
-      if (end > k + SAFE_STEPS * step) end = k + SAFE_STEPS * step;
-      vi dot[ROWS];
-      for (int r = 0; r < rows; r++) dot[r] = vi_zero();
-      for (long i = k; i < end; i += step) {
-        const vh a = vh_load(x.q + i);
-        if (bits == 4) {
-          const vh odd = vh_load(x.q + i + STEP_I4 / 2);
-          for (int r = 0; r < rows; r++) {
-            const uint8_t *at = codes + ((row + r * apart) * K + i) / 2;
-            dot[r] = vi_dot(vi_dot(dot[r], vh_low_i4(at), a), vh_high_i4(at), odd);
-          }
-        } else
-          for (int r = 0; r < rows; r++)
-            dot[r] = vi_dot(dot[r], vh_load_i8((const int8_t *)codes + (row + r * apart) * K + i), a);
-      }
-      for (int r = 0; r < rows; r++) {
-        const float *s = scales + (row + r * apart) * blocks + b;
-        sum[r] = vf_fma(vf_of(dot[r]), per == 2 ? vf_halves(s[0], s[1]) : vf_all(s[0]), sum[r]);
-      }
-    }
-  for (int r = 0; r < rows; r++) {
-    const long w = (row + r * apart) * blocks;
-    float total = vf_sum(sum[r]);
-    for (long b = 0; zeros && b < blocks; b++)
-      total -= (float)code_at(bits, zeros, w + b) * scales[w + b] * x.sums[b];
-    y[row + r * apart] = total * x.scale[0];
-  }
+/* `count` scales from number `at` on, as floats. */
+ALWAYS_INLINE void scales_of(int half, const void *scales, long at, long count, float *to) {
+  const uint16_t *from = (const uint16_t *)scales + at;
+  long i = 0;
+  if (!half) memcpy(to, (const float *)scales + at, (size_t)count * sizeof *to);
+  else
+    for (; i + LANES <= count; i += LANES) vf_store(to + i, vf_load_f16(from + i));
+  for (; half && i < count; i++) to[i] = f16_to_f32(from[i]);
 }
 
-ALWAYS_INLINE void linear_token(const struct thread *t, int bits, long K, long N, long block, struct whole x,
-                                const uint8_t *codes, const float *scales, const uint8_t *zeros, float *y) {
+/* Blocks of a row whose scales are widened at once. */
+enum { GROUP = 16 };
+
+/* One token's products with so many rows, `apart` from each other, for codes of so many bits. */
+ALWAYS_INLINE void tile_codes(int bits, int half, struct whole x, const uint8_t *codes, const void *scales,
+                              const uint8_t *zeros, float *y, long K, long block, long row, long apart, int rows) {
+  const long step = bits == 4 ? STEP_I4 : STEP_I8, blocks = K / block, per = block < step ? 2 : 1;
+  vf sum[ROWS];
+  float around[ROWS] = {0};
+  for (int r = 0; r < rows; r++) sum[r] = vf_zero();
+  for (long first = 0, count; first < blocks; first += count) {
+    count = blocks - first < GROUP ? blocks - first : GROUP;
+    float scale[ROWS][GROUP];
+    for (int r = 0; r < rows; r++) {
+      const long w = (row + r * apart) * blocks + first;
+      scales_of(half, scales, w, count, scale[r]);
+      for (long b = 0; zeros && b < count; b++)
+        around[r] += (float)code_at(bits, zeros, w + b) * scale[r][b] * x.sums[first + b];
+    }
+    for (long b = 0; b < count; b += per)
+      for (long k = (first + b) * block, last = k + per * block, end; k < last; k = end) {
+        end = last < k + SAFE_STEPS * step ? last : k + SAFE_STEPS * step;
+        vi dot[ROWS];
+        for (int r = 0; r < rows; r++) dot[r] = vi_zero();
+        for (long i = k; i < end; i += step) {
+          const vh a = vh_load(x.q + i);
+          if (bits == 4) {
+            const vh odd = vh_load(x.q + i + STEP_I4 / 2);
+            for (int r = 0; r < rows; r++) {
+              const uint8_t *at = codes + ((row + r * apart) * K + i) / 2;
+              dot[r] = vi_dot(vi_dot(dot[r], vh_low_i4(at), a), vh_high_i4(at), odd);
+            }
+          } else
+            for (int r = 0; r < rows; r++)
+              dot[r] = vi_dot(dot[r], vh_load_i8((const int8_t *)codes + (row + r * apart) * K + i), a);
+        }
+        for (int r = 0; r < rows; r++) {
+          const float *s = scale[r] + b;
+          sum[r] = vf_fma(vf_of(dot[r]), per == 2 ? vf_halves(s[0], s[1]) : vf_all(s[0]), sum[r]);
+        }
+      }
+  }
+  for (int r = 0; r < rows; r++) y[row + r * apart] = (vf_sum(sum[r]) - around[r]) * x.scale[0];
+}
+
+ALWAYS_INLINE void linear_token(const struct thread *t, int bits, int half, long K, long N, long block, struct whole x,
+                                const uint8_t *codes, const void *scales, const uint8_t *zeros, float *y) {
   const long first = share(t, N), apart = (share_end(t, N) - first) / ROWS;
   for (long row = first; row < first + apart; row++)
-    tile_codes(bits, x, codes, scales, zeros, y, K, block, row, apart, ROWS);
+    tile_codes(bits, half, x, codes, scales, zeros, y, K, block, row, apart, ROWS);
   for (long row = first + apart * ROWS; row < share_end(t, N); row++)
-    tile_codes(bits, x, codes, scales, zeros, y, K, block, row, 0, 1);
+    tile_codes(bits, half, x, codes, scales, zeros, y, K, block, row, 0, 1);
 }
 
 /* Rows and columns of codes that are widened at once, and tokens that meet them: all of it stays in near caches. */
-enum { WIDE_ROWS = 12, WIDE_COLUMNS = 512, MEETING = 256, PANELS = 2 };
+enum { WIDE_ROWS = 12, WIDE_COLUMNS = 512, WIDE_BLOCKS = WIDE_COLUMNS / 2, MEETING = 256, PANELS = 2 };
 
 /* Codes less their zeros, as 16-bit whole numbers: `count` of them from the first of block `b`, or from within it. */
 ALWAYS_INLINE void widen(int bits, const uint8_t *codes, const uint8_t *zeros, long at, long count, long block, int16_t *to) {
@@ -123,7 +141,7 @@ ALWAYS_INLINE void widen(int bits, const uint8_t *codes, const uint8_t *zeros, l
 
 /* Adds the products of TILE_ROWS widened rows and so many panels to `sums`, which begin anew at the first columns. */
 ALWAYS_INLINE void tile_panels(int panels, const int16_t *wide, const int16_t *q, long apart, long columns, long block,
-                               const float *const *scales, int anew, float *sums) {
+                               const float *scales, int anew, float *sums) {
   vf sum[TILE_ROWS][PANELS];
   for (int r = 0; r < TILE_ROWS; r++)
     for (int p = 0; p < panels; p++) sum[r][p] = anew ? vf_zero() : vf_load(sums + r * MEETING + p * LANES);
@@ -141,7 +159,7 @@ ALWAYS_INLINE void tile_panels(int panels, const int16_t *wide, const int16_t *q
       }
     }
     for (int r = 0; r < TILE_ROWS; r++) {
-      const vf scale = vf_all(scales[r][b]);
+      const vf scale = vf_all(scales[r * WIDE_BLOCKS + b]);
       for (int p = 0; p < panels; p++) sum[r][p] = vf_fma(vf_of(dot[r][p]), scale, sum[r][p]);
     }
   }
@@ -150,10 +168,10 @@ ALWAYS_INLINE void tile_panels(int panels, const int16_t *wide, const int16_t *q
 }
 
 /* Products of many tokens. Codes are widened once for all tokens; sums of 32 bits hold a widened stretch of columns. */
-ALWAYS_INLINE void linear_panels(const struct thread *t, int bits, long T, long K, long N, long block, struct whole x,
-                                 const uint8_t *codes, const float *scales, const uint8_t *zeros, float *y) {
+ALWAYS_INLINE void linear_panels(const struct thread *t, int bits, int half, long T, long K, long N, long block,
+                                 struct whole x, const uint8_t *codes, const void *scales, const uint8_t *zeros, float *y) {
   int16_t wide[WIDE_ROWS * WIDE_COLUMNS];
-  float sums[WIDE_ROWS * MEETING];
+  float scale[WIDE_ROWS * WIDE_BLOCKS], sums[WIDE_ROWS * MEETING];
   const long blocks = K / block, columns = zeros && bits == 8 ? WIDE_COLUMNS / 2 : WIDE_COLUMNS;
   for (long row = share(t, N); row < share_end(t, N); row += WIDE_ROWS)
     for (long token = 0; token < T; token += MEETING) {
@@ -163,19 +181,21 @@ ALWAYS_INLINE void linear_panels(const struct thread *t, int bits, long T, long 
         to = block <= columns ? from + columns / block * block : (from / block + 1) * block;
         if (to > from + columns) to = from + columns;
         if (to > K) to = K;
-        const float *scale[WIDE_ROWS];
         for (long r = 0; r < WIDE_ROWS; r++) {
+          if (r >= rows && r % TILE_ROWS == 0) break;
           /* A last group of rows is filled up with its last one. */
           const long own = row + (r < rows ? r : rows - 1);
-          scale[r] = scales + own * blocks + from / block;
-          if (r < rows || r % TILE_ROWS) widen(bits, codes, zeros, own * K + from, to - from, block, wide + r * WIDE_COLUMNS);
+          widen(bits, codes, zeros, own * K + from, to - from, block, wide + r * WIDE_COLUMNS);
+          scales_of(half, scales, own * blocks + from / block, (to - 1) / block - from / block + 1, scale + r * WIDE_BLOCKS);
         }
         for (long c = 0; c < tokens; c += PANELS * LANES)
           for (long r = 0; r < rows; r += TILE_ROWS) {
             const int16_t *q = x.q + (token + c) * K + from * LANES;
+            const int16_t *w = wide + r * WIDE_COLUMNS;
+            const float *s = scale + r * WIDE_BLOCKS;
             float *sum = sums + r * MEETING + c;
-            if (tokens - c > LANES) tile_panels(PANELS, wide + r * WIDE_COLUMNS, q, K * LANES, to - from, block, scale + r, from == 0, sum);
-            else tile_panels(1, wide + r * WIDE_COLUMNS, q, K * LANES, to - from, block, scale + r, from == 0, sum);
+            if (tokens - c > LANES) tile_panels(PANELS, w, q, K * LANES, to - from, block, s, from == 0, sum);
+            else tile_panels(1, w, q, K * LANES, to - from, block, s, from == 0, sum);
           }
       }
       for (long c = 0; c < tokens; c++)
@@ -184,30 +204,34 @@ ALWAYS_INLINE void linear_panels(const struct thread *t, int bits, long T, long 
 }
 
 /* The same for shapes that vectors do not fit. */
-static void linear_codes_one_by_one(const struct thread *t, int bits, long T, long K, long N, long block, struct whole x,
-                                    const uint8_t *codes, const float *scales, const uint8_t *zeros, float *y) {
+static void linear_codes_one_by_one(const struct thread *t, int bits, int half, long T, long K, long N, long block,
+                                    struct whole x, const uint8_t *codes, const void *scales, const uint8_t *zeros, float *y) {
   for (long n = share(t, N); n < share_end(t, N); n++)
     for (long row = 0; row < T; row++) {
       float total = 0;
       for (long b = 0; b < K / block; b++) {
         const long w = n * (K / block) + b;
+        float scale;
+        scales_of(half, scales, w, 1, &scale);
         int64_t dot = 0;
         for (long i = b * block; i < (b + 1) * block; i++) dot += code_at(bits, codes, n * K + i) * x.q[row * K + i];
-        total += (float)dot * scales[w];
-        if (zeros) total -= (float)code_at(bits, zeros, w) * scales[w] * x.sums[row * (K / block) + b];
+        total += (float)dot * scale;
+        if (zeros) total -= (float)code_at(bits, zeros, w) * scale * x.sums[row * (K / block) + b];
       }
       y[row * N + n] = total * x.scale[row];
     }
 }
 
-#define DEFINE_LINEAR_CODES(name, bits, step)                                                                     \
+#define DEFINE_LINEAR_CODES(name, bits, step, half)                                                               \
   __attribute__((unused)) static void linear_##name(const struct thread *t, long T, long K, long N, long block,   \
-                                                    struct whole x, const void *codes, const float *scales,       \
+                                                    struct whole x, const void *codes, const void *scales,        \
                                                     const void *zeros, float *y) {                                \
-    if (T > 1 && in_panels(block)) linear_panels(t, bits, T, K, N, block, x, codes, scales, zeros, y);             \
+    if (T > 1 && in_panels(block)) linear_panels(t, bits, half, T, K, N, block, x, codes, scales, zeros, y);       \
     else if (T > 1 || !in_steps(K, block, step))                                                                  \
-      linear_codes_one_by_one(t, bits, T, K, N, block, x, codes, scales, zeros, y);                               \
-    else linear_token(t, bits, K, N, block, x, codes, scales, zeros, y);                                          \
+      linear_codes_one_by_one(t, bits, half, T, K, N, block, x, codes, scales, zeros, y);                         \
+    else linear_token(t, bits, half, K, N, block, x, codes, scales, zeros, y);                                    \
   }
-DEFINE_LINEAR_CODES(i8, 8, STEP_I8)
-DEFINE_LINEAR_CODES(i4, 4, STEP_I4)
+DEFINE_LINEAR_CODES(i8, 8, STEP_I8, 0)
+DEFINE_LINEAR_CODES(i4, 4, STEP_I4, 0)
+DEFINE_LINEAR_CODES(i8_f16, 8, STEP_I8, 1)
+DEFINE_LINEAR_CODES(i4_f16, 4, STEP_I4, 1)

@@ -43,25 +43,29 @@ __attribute__((unused)) static void rms_norm(const struct thread *t, long rows, 
   }
 }
 
-/* Rows of a table, by index. Codes stand for (code - zero) · scale. */
 enum table_type { TABLE_F32, TABLE_BF16, TABLE_F16, TABLE_I8, TABLE_I4 };
+static inline float number_at(enum table_type type, const void *table, long i) {
+  switch (type) {
+    case TABLE_BF16: return bf16_to_f32(((const uint16_t *)table)[i]);
+    case TABLE_F16: return f16_to_f32(((const uint16_t *)table)[i]);
+    case TABLE_I8: return (float)((const int8_t *)table)[i];
+    case TABLE_I4: return (float)nibble(table, i);
+    default: return ((const float *)table)[i];
+  }
+}
+
+/* Rows of a table, by index. Where there are blocks, codes stand for (code - zero) · scale. */
 __attribute__((unused)) static void take_rows(const struct thread *t, long rows, long n, const int32_t *index,
-                                              enum table_type type, const void *table, long block, const float *scales,
-                                              const void *zeros, float *out) {
+                                              enum table_type type, const void *table, long block,
+                                              enum table_type scale_type, const void *scales, const void *zeros, float *out) {
   for (long r = share(t, rows); r < share_end(t, rows); r++) {
     const long from = (long)index[r] * n;
     float *to = out + r * n;
     for (long i = 0; i < n; i++) {
-      const long b = block ? (from + i) / block : 0;
-      switch (type) {
-        case TABLE_F32: to[i] = ((const float *)table)[from + i]; break;
-        case TABLE_BF16: to[i] = bf16_to_f32(((const uint16_t *)table)[from + i]); break;
-        case TABLE_F16: to[i] = f16_to_f32(((const uint16_t *)table)[from + i]); break;
-        case TABLE_I8:
-          to[i] = (float)(((const int8_t *)table)[from + i] - (zeros ? ((const int8_t *)zeros)[b] : 0)) * scales[b];
-          break;
-        case TABLE_I4: to[i] = (float)(nibble(table, from + i) - (zeros ? nibble(zeros, b) : 0)) * scales[b]; break;
-      }
+      to[i] = number_at(type, table, from + i);
+      if (!block) continue;
+      const long b = (from + i) / block;
+      to[i] = (to[i] - (zeros ? number_at(type, zeros, b) : 0)) * number_at(scale_type, scales, b);
     }
   }
 }

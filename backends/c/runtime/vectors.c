@@ -42,7 +42,7 @@ static inline vf vf_halves(float low, float high) {
 }
 static inline int runs_here(void) { return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw"); }
 
-#elif defined(__AVX2__) && defined(__FMA__) && !defined(GEMMA_PLAIN)
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && !defined(GEMMA_PLAIN)
 #include <immintrin.h>
 #define INSTRUCTION_SET "AVX2"
 typedef __m256 vf;
@@ -63,11 +63,7 @@ static inline float vf_sum(vf a) {
 static inline vf vf_load_bf16(const uint16_t *p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16));
 }
-static inline vf vf_load_f16(const uint16_t *p) {
-  float x[LANES];
-  for (int i = 0; i < LANES; i++) x[i] = f16_to_f32(p[i]);
-  return _mm256_loadu_ps(x);
-}
+static inline vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
 static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
 /* Adds at once: gcc would compute all products of a tile first, and keep the sums in memory for want of registers. */
 static inline vi vi_dot(vi sum, vh a, vh b) {
