@@ -225,7 +225,7 @@ export class KernelBuilder {
 const reserved = new Set(
   (
     "abs active and array atomic auto bool break case char class const continue default delete diagnostic discard do " +
-    "double else enable enum exp extern false float floor fn for goto half if inline int let log long loop max min " +
+    "double else enable enum exp exp2 extern false float floor fn for goto half if inline int let log long loop max min " +
     "mod namespace new not or override packed pow private ptr register requires restrict return sampler shared short " +
     "signed sin sizeof sqrt static struct switch tanh target template texture this thread threads group groups true " +
     "NULL Self abstract alias alignas alignof as asm asm_fragment async atomicAdd attribute await become " +
@@ -235,7 +235,7 @@ const reserved = new Set(
     "fallthrough filter final finally float_of fma friend from fxgroup get groupshared highp impl implements " +
     "import instanceof interface inverseSqrt launch layout lowp macro macro_rules match mediump meta module " +
     "move mut mutable nil noexcept noinline nointerpolation noperspective null nullptr of operator " +
-    "pack2x16float package packoffset partition pass patch pixelfragment precise precision premerge priv " +
+    "pack2x16float pack_bf16 pack_f16 package packoffset partition pass patch pixelfragment precise precision premerge priv " +
     "protected pub public readonly ref regardless reinterpret_cast require resource round select self set " +
     "smooth snorm static_assert static_cast std storageBarrier subgroup subroutine super thread_local throw " +
     "trait try type typeid typename typeof unless unorm unpack2x16float unpack_bf16 unpack_i4 unpack_i8 " +

@@ -6,7 +6,18 @@ export type Arithmetic = "+" | "-" | "*" | "/" | "%";
 export type Bitwise = "&" | "|" | "^" | "<<" | ">>";
 export type Comparison = "<" | "<=" | "==" | "!=";
 export type Binary = Arithmetic | Bitwise | Comparison | "&&" | "||" | "min" | "max" | "pow";
-export type Unary = "neg" | "not" | "exp" | "tanh" | "sqrt" | "rsqrt" | "sin" | "cos" | "abs" | "floor";
+export type Unary =
+  | "neg"
+  | "not"
+  | "exp"
+  | "exp2"
+  | "tanh"
+  | "sqrt"
+  | "rsqrt"
+  | "sin"
+  | "cos"
+  | "abs"
+  | "floor";
 /**
  * What the bits of one u32 stand for: four signed bytes, the lower or upper four of eight signed nibbles (lowest
  * first), or two halves (lower first).
@@ -45,7 +56,7 @@ export type Node =
   | { readonly kind: "vector"; readonly lanes: readonly Expr[] }
   | { readonly kind: "unpack"; readonly packing: Packing; readonly a: Expr }
   /** Two halves into one u32, rounded to nearest even. */
-  | { readonly kind: "pack"; readonly packing: "f16x2"; readonly a: Expr }
+  | { readonly kind: "pack"; readonly packing: "f16x2" | "bf16x2"; readonly a: Expr }
   /** Sum of the products of four signed bytes with four, as i32. */
   | { readonly kind: "dot4i8"; readonly a: Expr; readonly b: Expr };
 
@@ -127,6 +138,10 @@ export class Expr<out T extends Type = Type> {
   }
   exp(): Expr<T> {
     return unary("exp", this);
+  }
+  /** 2 to this power: what GPUs compute in place of `exp`. */
+  exp2(): Expr<T> {
+    return unary("exp2", this);
   }
   tanh(): Expr<T> {
     return unary("tanh", this);
@@ -314,8 +329,8 @@ const unpacked = {
 export const unpack = <P extends Packing>(packing: P, a: Expr<"u32">): Expr<(typeof unpacked)[P]> =>
   new Expr(unpacked[packing], { kind: "unpack", packing, a }, a.uniform);
 
-export const packHalves = (a: Expr<"f32x2">): Expr<"u32"> =>
-  new Expr("u32", { kind: "pack", packing: "f16x2", a }, a.uniform);
+export const packHalves = (a: Expr<"f32x2">, packing: "f16x2" | "bf16x2" = "f16x2"): Expr<"u32"> =>
+  new Expr("u32", { kind: "pack", packing, a }, a.uniform);
 
 export const dot4i8 = (a: Expr<"u32">, b: Expr<"u32">): Expr<"i32"> =>
   new Expr("i32", { kind: "dot4i8", a, b }, a.uniform && b.uniform);

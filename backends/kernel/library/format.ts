@@ -56,7 +56,7 @@ export type Half = "f16" | "bf16";
 export const pairs = {
   f16: { pack: (a, b) => packHalves(pair(a, b)), unpack: (word) => unpack("f16x2", word).lanes() },
   bf16: {
-    pack: (a, b) => nearest(a).shr(16).or(nearest(b).and(0xffff0000)),
+    pack: (a, b) => packHalves(pair(a, b), "bf16x2"),
     unpack: (word) => unpack("bf16x2", word).lanes(),
   },
 } as const satisfies Record<
@@ -66,12 +66,6 @@ export const pairs = {
     unpack(word: Expr<"u32">): readonly Expr<"f32">[];
   }
 >;
-/** The upper 16 bits are those of the nearest bf16. */
-function nearest(x: Expr<"f32">): Expr<"u32"> {
-  const bits = x.bits("u32");
-  return bits.add(0x7fff).add(bits.shr(16).and(1));
-}
-
 /** A matrix of weights as a kernel reads it: 16 bytes at a time, its rows padded to that. */
 export class Matrix {
   readonly format: Format;

@@ -71,7 +71,7 @@ const dialect = (isArray: (name: string) => boolean): Dialect => ({
     f16x2: (a) => `unpack_f16(${a})`,
     bf16x2: (a) => `unpack_bf16(${a})`,
   },
-  packHalves: (a) => `pack_f16(${a})`,
+  pack: { f16x2: (a) => `pack_f16(${a})`, bf16x2: (a) => `pack_bf16(${a})` },
   dot4i8: (a, b) => `dot4i8(${a}, ${b})`,
 });
 
@@ -138,6 +138,10 @@ static inline f32x2 unpack_f16(uint32_t halves) {
 static inline uint32_t pack_f16(f32x2 a) { return half_from_f32(a[0]) | half_from_f32(a[1]) << 16; }
 static inline f32x2 unpack_bf16(uint32_t halves) {
   return (f32x2){f32_from_u32(halves << 16), f32_from_u32(halves & 0xffff0000u)};
+}
+static inline uint32_t pack_bf16(f32x2 a) {
+  const u32x2 bits = (u32x2)a, near = bits + 0x7fff + (bits >> 16 & 1);
+  return near[0] >> 16 | (near[1] & 0xffff0000u);
 }
 static inline int32_t dot4i8(uint32_t a, uint32_t b) {
   int32_t sum = 0;

@@ -66,7 +66,7 @@ const dialect: Dialect = {
     f16x2: (a) => `unpack_f16(${a})`,
     bf16x2: (a) => `unpack_bf16(${a})`,
   },
-  packHalves: (a) => `pack_f16(${a})`,
+  pack: { f16x2: (a) => `pack_f16(${a})`, bf16x2: (a) => `pack_bf16(${a})` },
   dot4i8: (a, b) => `__dp4a((int)(${a}), (int)(${b}), 0)`,
 };
 
@@ -116,6 +116,16 @@ static __device__ __forceinline__ float2 unpack_bf16(unsigned halves) {
   return make_float2(__uint_as_float(halves << 16), __uint_as_float(halves & 0xffff0000u));
 }
 static __device__ __forceinline__ unsigned pack_f16(float2 a) { return bits_as<unsigned>(__floats2half2_rn(a.x, a.y)); }
+static __device__ __forceinline__ unsigned pack_bf16(float2 a) {
+#ifdef __CUDACC__
+  unsigned both;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(a.y), "f"(a.x));
+  return both;
+#else
+  const unsigned low = __float_as_uint(a.x), high = __float_as_uint(a.y);
+  return (low + 0x7fffu + (low >> 16 & 1u)) >> 16 | ((high + 0x7fffu + (high >> 16 & 1u)) & 0xffff0000u);
+#endif
+}
 
 /** Tensor cores: sum += A·B for A of 16 × 16 and B of 16 × 8 bf16, over the threads of a warp. */
 static __device__ __forceinline__ void mma_bf16(float4 &sum, unsigned a0, unsigned a1, unsigned a2, unsigned a3,

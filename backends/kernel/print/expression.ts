@@ -18,7 +18,7 @@ export interface Dialect {
   lane(a: string, lane: number): string;
   vector(type: Type, lanes: readonly string[]): string;
   readonly unpack: Readonly<Record<Packing, (a: string) => string>>;
-  packHalves(a: string): string;
+  readonly pack: Readonly<Record<"f16x2" | "bf16x2", (a: string) => string>>;
   dot4i8(a: string, b: string): string;
 }
 
@@ -96,7 +96,7 @@ export function expressions(d: Dialect): (e: Expr) => string {
     lane: (n) => call(d.lane(at(n.a, atom), n.lane)),
     vector: (n, e) => call(d.vector(e.type, n.lanes.map(text))),
     unpack: (n) => call(d.unpack[n.packing](text(n.a))),
-    pack: (n) => call(d.packHalves(text(n.a))),
+    pack: (n) => call(d.pack[n.packing](text(n.a))),
     dot4i8: (n) => call(d.dot4i8(text(n.a), text(n.b))),
   };
   /** Calls, unlike operators, want both operands of one type. */

@@ -75,6 +75,7 @@ export function bundles(
 /** What C and CUDA call functions of floats. */
 export const floatFunctions: Readonly<Record<string, string>> = {
   exp: "expf",
+  exp2: "exp2f",
   tanh: "tanhf",
   sqrt: "sqrtf",
   sin: "sinf",

@@ -67,7 +67,7 @@ const dialect: Dialect = {
     f16x2: (a) => `unpack2x16float(${a})`,
     bf16x2: (a) => `unpack_bf16(${a})`,
   },
-  packHalves: (a) => `pack2x16float(${a})`,
+  pack: { f16x2: (a) => `pack2x16float(${a})`, bf16x2: (a) => `pack_bf16(${a})` },
   dot4i8: (a, b) => `dot4I8Packed(${a}, ${b})`,
 };
 
@@ -83,6 +83,12 @@ const helpers: Readonly<Record<string, string>> = {
   unpack_bf16:
     "fn unpack_bf16(halves: u32) -> vec2<f32> {\n" +
     "  return bitcast<vec2<f32>>(vec2<u32>(halves << 16u, halves & 0xffff0000u));\n}",
+  // To the nearest, ties to even.
+  pack_bf16:
+    "fn pack_bf16(a: vec2<f32>) -> u32 {\n" +
+    "  let bits = bitcast<vec2<u32>>(a);\n" +
+    "  let near = bits + vec2<u32>(0x7fffu) + ((bits >> vec2<u32>(16u)) & vec2<u32>(1u));\n" +
+    "  return (near.x >> 16u) | (near.y & 0xffff0000u);\n}",
 };
 
 /** A module with one entry point, which is called as the kernel is. Bindings are 0, 1, …, uniforms after the buffers. */

@@ -168,7 +168,7 @@ const printers: Printers = {
   lane: (n) => `${js(n.a)}[${n.lane}]`,
   vector: (n) => `[${n.lanes.map(js).join(", ")}]`,
   unpack: (n) => `lib["${n.packing}"](${js(n.a)})`,
-  pack: (n) => `lib.packHalves(${js(n.a)})`,
+  pack: (n) => `lib["pack ${n.packing}"](${js(n.a)})`,
   dot4i8: (n) => `lib.dot4i8(${js(n.a)}, ${js(n.b)})`,
 };
 
@@ -242,6 +242,13 @@ function toHalf(value: number): number {
   return sign | (a < 2 ** -14 ? rounded : ((exponent + 15) << 10) + rounded - 1024);
 }
 
+/** Rounds to the nearest bf16, ties to even. */
+function toBf16(value: number): number {
+  cell.setFloat32(0, value);
+  const bits = cell.getUint32(0);
+  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
 /** What the printed text calls. */
 const library = {
   /** Each run of `lanes` values becomes what combining them in a tree gives. */
@@ -264,7 +271,8 @@ const library = {
   "i4x4.high": (a: number) => [16, 20, 24, 28].map((shift) => signed(4, a, shift)),
   f16x2: (a: number) => [half(a & 0xffff), half(a >>> 16)],
   bf16x2: (a: number) => [fromBits(a << 16), fromBits(a & 0xffff0000)],
-  packHalves: ([low = 0, high = 0]: number[]) => (toHalf(low) | (toHalf(high) << 16)) >>> 0,
+  "pack f16x2": ([low = 0, high = 0]: number[]) => (toHalf(low) | (toHalf(high) << 16)) >>> 0,
+  "pack bf16x2": ([low = 0, high = 0]: number[]) => (toBf16(low) | (toBf16(high) << 16)) >>> 0,
   dot4i8: (a: number, b: number) =>
     [0, 8, 16, 24].reduce((sum, shift) => sum + signed(8, a, shift) * signed(8, b, shift), 0),
 };
