@@ -59,11 +59,18 @@ typedef jmp_buf place;
 #define PROCESSOR_SAVE(at) _setjmp(at)
 [[noreturn]] inline void go(place &at) { _longjmp(at, 1); }
 #endif
+struct copy_begun {
+  void *to;
+  const void *from;
+};
 struct fiber {
   place at;
   ucontext_t first;
   unsigned id;
   bool started, done;
+  /* Copies that were begun and did not arrive yet, and where batches of them end. */
+  std::vector<copy_begun> copies;
+  std::vector<size_t> batches;
 };
 enum { STACK = 1 << 18 };
 inline std::vector<fiber *> fibers;
@@ -79,6 +86,7 @@ struct gate {
 inline gate everyone, warps[64];
 inline unsigned warp_live[64];
 inline unsigned char exchange[64][2][32][32];
+alignas(16) inline unsigned char asked[227 << 10];
 
 /* The other threads go on, until it is this one's turn again. */
 __attribute__((noinline)) inline void pause() {
@@ -187,6 +195,22 @@ static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned which) {
   unsigned out = 0;
   for (int i = 0; i < 4; i++) out |= (unsigned)(both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
   return out;
+}
+/* A copy arrives when it must, and no sooner: who reads too early finds what was there before. */
+static inline void copy_on_processor(void *to, const void *from, bool some) {
+  processor::now->copies.push_back({to, some ? from : nullptr});
+}
+static inline void end_batch_on_processor() { processor::now->batches.push_back(processor::now->copies.size()); }
+static inline void await_batches_on_processor(size_t left) {
+  processor::fiber &own = *processor::now;
+  if (own.batches.size() <= left) return;
+  const size_t gone = own.batches.size() - left, end = own.batches[gone - 1];
+  for (size_t i = 0; i < end; i++)
+    if (own.copies[i].from) memcpy(own.copies[i].to, own.copies[i].from, 16);
+    else memset(own.copies[i].to, 0, 16);
+  own.copies.erase(own.copies.begin(), own.copies.begin() + (ptrdiff_t)end);
+  own.batches.erase(own.batches.begin(), own.batches.begin() + (ptrdiff_t)gone);
+  for (size_t &batch : own.batches) batch -= end;
 }
 /* mma.m16n8k16 of bf16, as PTX lays it over a warp. */
 static inline void mma_on_processor(float4 &sum, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,

@@ -11,10 +11,20 @@ import {
   update,
 } from "../../../ir/ops/index.ts";
 import type { Half } from "../library/format.ts";
+import type { GemmShape } from "../library/products/gemm.ts";
 import { gemv, rowsOfGroup } from "../library/products/gemv.ts";
 import { type HeadsShape, keepPairs, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
 import { asIs, type Input, inputs, plainVector, Shared } from "./input.ts";
-import { alike, cutFor, manyTokens, type Product, packed, productOfWeights, rowsOf } from "./product.ts";
+import {
+  alike,
+  cutFor,
+  factor,
+  manyTokens,
+  type Product,
+  packed,
+  productOfWeights,
+  rowsOf,
+} from "./product.ts";
 import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
 interface Turn {
@@ -191,15 +201,21 @@ function layer(a: Value, scene: Scene): Match | undefined {
       return match(input, () => [{ ...launch, uniforms: places, bind: { ...launch.bind, ...outputs } }]);
   }
   for (const input of ways) {
-    const { launch, projected } = projection(pieces, tokens, input, scene);
+    const { launch, projected, spec } = projection(pieces, tokens, input, scene);
     if (!binds(launch.kernel, scene.device)) continue;
     return match(input, () => {
+      const x = tokens === 1 ? { bound: value(input.x), before: [] } : factor(input.x, spec, scene);
       const bind: Record<string, Bound> = { projected, step: { kind: "step" }, ...outputs };
       if (norms) bind.head_norms = whole(scene.pack(norms, "numbers"));
       const groups = { of: shape.heads + 2 * shape.kvHeads, per: 1 };
       const threads = Math.min(scene.device.threads, 2 ** Math.ceil(Math.log2(headDim / 2)));
       const grid = [groups, { of: tokens, per: 1 }] as const;
-      return [launch, { kernel: ropeHeads(shape, threads), bind, uniforms: { tokens, ...places }, grid }];
+      const product = { ...launch, bind: { ...launch.bind, x: x.bound } };
+      return [
+        ...x.before,
+        product,
+        { kernel: ropeHeads(shape, threads), bind, uniforms: { tokens, ...places }, grid },
+      ];
     });
   }
   return undefined;
@@ -262,18 +278,18 @@ function projection(
   tokens: Dim,
   input: Input,
   scene: Scene,
-): { launch: Launch; projected: Bound } {
+): { launch: Launch; projected: Bound; spec: GemmShape } {
   const { columns, format } = products[0] as Product;
   const weights = packed(products, scene);
   const rows = products.reduce((n, p) => n + p.rows, 0);
   const projected: Bound = { kind: "scratch", scratch: { rows: tokens, columns: rows } };
   const spec = { rows, columns, format, ...(input.norm && { norm: input.norm }), epilogue: {} };
-  const bind: Record<string, Bound> = { x: value(input.x), ...input.bind(), y: projected };
+  const bind: Record<string, Bound> = { ...input.bind(), y: projected };
   for (const [name, w] of weights) bind[name] = whole(w);
   if (tokens === 1) {
     const cut = cutFor(scene.device);
     const grid = [{ of: rows, per: rowsOfGroup(spec, cut) }] as const;
-    return { launch: { kernel: gemv(spec, cut), bind, uniforms: {}, grid }, projected };
+    return { launch: { kernel: gemv(spec, cut), bind, uniforms: {}, grid }, projected, spec };
   }
-  return { launch: { ...manyTokens(spec, tokens, scene.device), bind }, projected };
+  return { launch: { ...manyTokens(spec, tokens, scene.device), bind }, projected, spec };
 }

@@ -1,4 +1,4 @@
-import { type Dim, product as productOf } from "../../../ir/dim.ts";
+import { type Dim, product as productOf, times } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import type { Op, Schema } from "../../../ir/op.ts";
 import {
@@ -17,8 +17,10 @@ import {
 import { type Format, isStored } from "../library/format.ts";
 import type { Activation } from "../library/math.ts";
 import { type GemmShape, gemm, tileOf } from "../library/products/gemm.ts";
-import { gemmTensor, tensorReads, tensorTile } from "../library/products/gemm-tensor.ts";
+import { gemmTensor, tensorReads } from "../library/products/gemm-tensor.ts";
 import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/products/gemv.ts";
+import { tensorTile, tokensOfTile } from "../library/products/tensor-tile.ts";
+import { bf16Pieces, toBf16 } from "../library/products/to-bf16.ts";
 import type { Device, PackedWeight, WeightChunk } from "../plan/types.ts";
 import { type Input, inputs, Shared } from "./input.ts";
 import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
@@ -319,12 +321,14 @@ function matrix(v: Value, shape: Shape, first: Product, tokens: Dim, scene: Scen
     rebuilt: [shape.rebuild(shape.products.map((p) => p.over(first.x)))],
     needs: [first.x, ...(shape.residual ? [shape.residual] : [])],
     launches: () => {
-      return pieces.map((piece, chunk): Launch => {
-        const bind: Record<string, Bound> = { x: value(first.x), y: value(v) };
+      const x = factor(first.x, spec, scene);
+      const products = pieces.map((piece, chunk): Launch => {
+        const bind: Record<string, Bound> = { x: x.bound, y: value(v) };
         if (shape.residual) bind.residual = value(shape.residual);
         for (const [name, w] of weights) bind[name] = chunkOf(w, main, chunk);
         return { ...manyTokens(spec, tokens, scene.device, piece), bind };
       });
+      return [...x.before, ...products];
     },
   };
 }
@@ -339,18 +343,53 @@ export function manyTokens(
   device: Device,
   piece: WeightChunk = { firstRow: 0, rows: spec.rows, bytes: 0 },
 ): Omit<Launch, "bind"> {
-  const cores = tensorReads(spec.format) && !spec.cut ? device.tensorCores : undefined;
-  const tile = cores ? tensorTile : tileOf(device.threads);
+  const cores = coresFor(spec, device);
+  if (cores) {
+    const { rows } = tensorTile(spec, cores.exact);
+    return {
+      product: spec,
+      kernel: gemmTensor(spec, cores.exact),
+      uniforms: { tokens },
+      grid: [
+        { of: tokens, per: tokensOfTile },
+        { of: spec.rows, per: spec.epilogue.gate ? rows / 2 : rows },
+      ],
+    };
+  }
+  const tile = tileOf(device.threads);
   return {
     product: spec,
-    kernel: cores ? gemmTensor(spec, cores.exact) : gemm(spec, device),
+    kernel: gemm(spec, device),
     uniforms: { tokens, rows: piece.rows, rows_before: piece.firstRow },
     grid: [
-      {
-        of: spec.cut ? piece.rows : spec.rows,
-        per: cores && spec.epilogue.gate ? tile.rows / 2 : tile.rows,
-      },
+      { of: spec.cut ? piece.rows : spec.rows, per: tile.rows },
       { of: tokens, per: tile.tokens },
     ],
   };
+}
+
+const coresFor = ({ format, cut }: GemmShape, device: Device): Device["tensorCores"] =>
+  tensorReads(format) && !cut ? device.tensorCores : undefined;
+
+/** `x` as `manyTokens` reads it: as it stands in memory, or in the bf16 of tensor cores, which `before` leaves there. */
+export function factor(
+  x: Value,
+  spec: GemmShape,
+  scene: Scene,
+): { readonly bound: Bound; readonly before: readonly Launch[] } {
+  const cores = coresFor(spec, scene.device);
+  if (!cores) return { bound: value(x), before: [] };
+  const known = scene.rounded.get(x);
+  if (known) return { bound: known, before: [] };
+  const [tokens, parts, pieces] = [rowsOf(x), cores.exact ? 2 : 1, bf16Pieces(spec.columns)] as const;
+  const bound: Bound = { kind: "scratch", scratch: { rows: tokens, columns: parts * pieces * 4 } };
+  scene.rounded.set(x, bound);
+  const { threads } = scene.device;
+  const launch: Launch = {
+    kernel: toBf16(spec.columns, parts, threads),
+    bind: { x: value(x), y: bound },
+    uniforms: { tokens },
+    grid: [{ of: times(tokens, pieces), per: threads }],
+  };
+  return { bound, before: [launch] };
 }

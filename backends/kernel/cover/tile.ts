@@ -70,6 +70,8 @@ export interface Scene {
   readonly device: Device;
   /** Counts that are zero between launches. */
   readonly counters: Bound;
+  /** Where values stand in the bf16 that tensor cores multiply, besides their f32. */
+  readonly rounded: Map<Value, Bound>;
   /** How many values and outputs read `v`. */
   uses(v: Value): number;
   /** The param behind `v` if it is a weight, as the checkpoint or the setup stores it: a plain widening is looked through. */

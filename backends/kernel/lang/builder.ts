@@ -142,6 +142,26 @@ export class KernelBuilder {
   await(): void {
     this.#push({ kind: "await" });
   }
+  /** Begins to copy the 16 bytes `from.at(at)` to where `to.at(index)` begins: zeros where `some` is false. */
+  copy<T extends Type>(
+    to: Writable<T>,
+    index: Expr<"u32">,
+    from: Readable<Type>,
+    at: Expr<"u32">,
+    some: Expr<"bool"> = literal("bool", true),
+  ): void {
+    const [dest, source] = [to.at(index).node, from.at(at).node];
+    if (dest.kind !== "load" || source.kind !== "load") return;
+    this.#push({ kind: "copy", memory: dest.memory, index, from: source.memory, at, some });
+  }
+  /** The copies begun since the last call are a batch, which `arrive` counts. */
+  batch(): void {
+    this.#push({ kind: "batch" });
+  }
+  /** Waits until of this thread's batches no more than the `left` newest are on their way. */
+  arrive(left: number): void {
+    this.#push({ kind: "arrive", left });
+  }
   comment(text: string): void {
     this.#push({ kind: "comment", text });
   }

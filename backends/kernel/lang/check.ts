@@ -1,5 +1,6 @@
 import { type Expr, parts } from "./expr.ts";
 import { declares, type Kernel, meets, reads, type Stmt, statements } from "./kernel.ts";
+import { lanes } from "./type.ts";
 
 /**
  * What types cannot say: threads meet only where all of them come by, inputs are read only after `await`, what is
@@ -29,6 +30,12 @@ export function checkKernel(k: Kernel): void {
       }
       if (s.kind === "store" && (s.memory.space === "weight" || s.memory.space === "input"))
         fail(`${s.memory.name} is written, but it is a ${s.memory.space}`);
+      if (s.kind === "copy") {
+        if (s.memory.space !== "shared") fail(`${s.memory.name} is copied to, but it is not shared`);
+        if (lanes(s.from.type).count !== 4) fail(`${s.from.name} is copied, but not 16 bytes at a time`);
+        if (!ready && s.from.space !== "weight")
+          fail(`${s.from.name} is read before await(); only weights may be`);
+      }
       if (s.kind === "mma" && k.threads % 32)
         fail("multiplies by warps of 32 threads, and has no whole ones");
       if (s.kind === "mma" && !known.has(s.acc)) fail(`${s.acc} is added to where it is not declared`);

@@ -56,6 +56,22 @@ export type Stmt =
       readonly index: Expr<"u32">;
       readonly by: Expr<"u32">;
     }
+  /**
+   * Begins to copy 16 bytes of `from`, or as many zeros where `some` is false, into shared memory from `index`, a multiple
+   * of 16 bytes. Whoever does not wait for it goes on meanwhile.
+   */
+  | {
+      readonly kind: "copy";
+      readonly memory: Memory;
+      readonly index: Expr<"u32">;
+      readonly from: Memory;
+      readonly at: Expr<"u32">;
+      readonly some: Expr<"bool">;
+    }
+  /** The copies that this thread began since the last one are a batch. */
+  | { readonly kind: "batch" }
+  /** All but the `left` newest batches of this thread have arrived; other threads see them after a barrier. */
+  | { readonly kind: "arrive"; readonly left: number }
   /** What other groups wrote before they counted is seen after this. */
   | { readonly kind: "fence" }
   /** From here on results of earlier kernels may be read. What stands before may run while they still do. */
@@ -128,6 +144,8 @@ export function reads(s: Stmt): readonly Expr[] {
       return [s.index, s.by];
     case "mma":
       return [...s.a, ...s.b];
+    case "copy":
+      return [s.index, s.at, s.some];
     default:
       return [];
   }

@@ -11,6 +11,7 @@ import {
   type Type,
   u32,
   unpack,
+  type Writable,
 } from "../lang/index.ts";
 
 /** How the elements of a matrix are stored. */
@@ -132,6 +133,16 @@ export class Matrix {
 
   load(row: Expr<"u32">, piece: Expr<"u32">): Expr<"u32x4"> {
     return this.#at("of_weight", "u32x4", this.#codes, row.mul(this.pieces).add(piece)) as Expr<"u32x4">;
+  }
+  /** Sends 16 bytes, or zeros where there are not `some`, on their way to `to`, which begins at `index`. */
+  copy<T extends Type>(
+    to: Writable<T>,
+    index: Expr<"u32">,
+    row: Expr<"u32">,
+    piece: Expr<"u32">,
+    some?: Expr<"bool">,
+  ): void {
+    this.#k.copy(to, index, this.#codes[0] as Readable<"u32x4">, row.mul(this.pieces).add(piece), some);
   }
   unpack(q: Expr<"u32x4">): Expr<"f32x4">[] {
     return unpackers[this.format.dtype](q);

@@ -148,6 +148,10 @@ static inline int32_t dot4i8(uint32_t a, uint32_t b) {
   for (int i = 0; i < 32; i += 8) sum += (int8_t)(a >> i) * (int8_t)(b >> i);
   return sum;
 }
+static inline void copy_16(void *to, const void *from, bool some) {
+  if (some) memcpy(to, from, 16);
+  else memset(to, 0, 16);
+}
 /* What each warp of 32 threads multiplies by tensor cores; see mma in the kernel language. */
 static inline void mma_bf16(f32x4 *sums, uint32_t (*a)[4], uint32_t (*b)[2], uint32_t threads) {
   for (uint32_t thread = 0; thread < threads; thread++) {
@@ -214,6 +218,15 @@ export function c(k: Kernel): string {
       const added = `__atomic_fetch_add(&${s.memory.name}[${expression(s.index)}], ${expression(s.by)}, __ATOMIC_ACQ_REL)`;
       declare(s.name, "u32", added, true);
     },
+    copy: (s) => {
+      const [to, from] = [
+        `${s.memory.name} + ${expression(s.index)}`,
+        `${s.from.name} + ${expression(s.at)}`,
+      ];
+      out.add(`copy_16(${to}, ${from}, ${expression(s.some)});`);
+    },
+    batch: () => {},
+    arrive: () => {},
     fence: () => out.add("__atomic_thread_fence(__ATOMIC_SEQ_CST);"),
     await: () => {},
   };

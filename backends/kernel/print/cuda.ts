@@ -1,4 +1,4 @@
-import { type Kernel, lanes, type Stmt, type Type } from "../lang/index.ts";
+import { type Kernel, lanes, type Memory, type Stmt, type Type } from "../lang/index.ts";
 import { bitsOf, type Dialect, decimal, expressions } from "./expression.ts";
 import {
   alike,
@@ -87,6 +87,12 @@ template <typename To, typename From> static __device__ __forceinline__ To bits_
   static __device__ __forceinline__ float2 operator op(float2 a, float b) { return a op make_float2(b, b); }
 LANEWISE(+) LANEWISE(-) LANEWISE(*) LANEWISE(/)
 #undef LANEWISE
+/** Shared memory of which a launch says how much there is. */
+#ifdef __CUDACC__
+#define ASKED_MEMORY(name) extern __shared__ uint4 name[]
+#else
+#define ASKED_MEMORY(name) uint4 *const name = (uint4 *)processor::asked
+#endif
 /** Kernels of one stream may overlap: what earlier ones wrote is there from here on, and the next one may begin. */
 static __device__ __forceinline__ void await_inputs() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -139,6 +145,31 @@ static __device__ __forceinline__ void mma_bf16(float4 &sum, unsigned a0, unsign
 #endif
 }
 
+/** Begins to copy 16 bytes to the memory of the group, or as many zeros; what is beside them comes as near as the L2 cache. */
+static __device__ __forceinline__ void copy_ahead(void *to, const void *from, bool some) {
+#ifdef __CUDACC__
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
+               :: "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(some ? 16 : 0));
+#else
+  copy_on_processor(to, from, some);
+#endif
+}
+static __device__ __forceinline__ void end_batch() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.commit_group;");
+#else
+  end_batch_on_processor();
+#endif
+}
+/** All batches of copies of this thread but the newest have arrived. */
+template <int left> static __device__ __forceinline__ void await_batches() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.wait_group %0;" :: "n"(left));
+#else
+  await_batches_on_processor(left);
+#endif
+}
+
 struct Sum { template <typename T> static __device__ __forceinline__ T of(T a, T b) { return a + b; } };
 struct Max { template <typename T> static __device__ __forceinline__ T of(T a, T b) { return a < b ? b : a; } };
 struct Min { template <typename T> static __device__ __forceinline__ T of(T a, T b) { return b < a ? b : a; } };
@@ -170,6 +201,27 @@ const operations = { "+": "Sum", max: "Max", min: "Min" } as const satisfies Rec
   string
 >;
 
+/** Bytes of a kernel's shared memory that its launch must ask for: all of it, where a kernel cannot simply have so much. */
+export function askedBytes({ shared }: Kernel): number {
+  const bytes = shared.reduce((sum, m) => sum + bytesOf(m), 0);
+  return bytes > 48 * 1024 ? bytes : 0;
+}
+/** In steps of 16 bytes. */
+const bytesOf = ({ type, length = 0 }: Memory): number => Math.ceil((lanes(type).count * length) / 4) * 16;
+
+/** Shared memory as parts of what the launch asked for. */
+function fromAsked(shared: readonly Memory[]): string[] {
+  let at = 0;
+  return [
+    "ASKED_MEMORY(asked);",
+    ...shared.map((m) => {
+      const line = `${type(m.type)} *const ${m.name} = (${type(m.type)} *)(asked + ${at});`;
+      at += bytesOf(m) / 16;
+      return line;
+    }),
+  ];
+}
+
 /** One __global__ function: buffers in order, then uniforms. */
 export function cuda(k: Kernel): string {
   const expression = expressions(dialect);
@@ -198,6 +250,15 @@ export function cuda(k: Kernel): string {
         `const unsigned ${s.name} = atomicAdd(${s.memory.name} + ${expression(s.index)}, ${expression(s.by)});`,
       ),
     mma: (s) => out.add(`mma_bf16(${[s.acc, ...[...s.a, ...s.b].map(expression)].join(", ")});`),
+    copy: (s) => {
+      const [to, from] = [
+        `${s.memory.name} + ${expression(s.index)}`,
+        `${s.from.name} + ${expression(s.at)}`,
+      ];
+      out.add(`copy_ahead(${to}, ${from}, ${expression(s.some)});`);
+    },
+    batch: () => out.add("end_batch();"),
+    arrive: (s) => out.add(`await_batches<${s.left}>();`),
     fence: () => out.add("__threadfence();"),
     await: () => {
       waits.found = true;
@@ -216,7 +277,8 @@ export function cuda(k: Kernel): string {
   inner.add(`__global__ void __launch_bounds__(${k.threads})`);
   inner.block(`${k.name}(${parameters.join(", ")})`, () => {
     for (const m of k.tables) inner.add(`const float *${m.name} = ${k.name}_${m.name};`);
-    for (const m of k.shared) inner.add(`__shared__ ${type(m.type)} ${m.name}[${m.length}];`);
+    if (askedBytes(k) > 0) inner.add(...fromAsked(k.shared));
+    else for (const m of k.shared) inner.add(`__shared__ ${type(m.type)} ${m.name}[${m.length}];`);
     if (!waits.found) inner.add("await_inputs();");
     inner.add(...out.toString().trimEnd().split("\n"));
   });

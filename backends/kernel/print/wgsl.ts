@@ -143,6 +143,11 @@ export function wgsl(k: Kernel, options: WgslOptions = {}): string {
     mma: () => {
       throw new Error(`${k.name}: WGSL has no tensor cores`);
     },
+    copy: () => {
+      throw new Error(`${k.name}: WGSL has no copies that arrive later`);
+    },
+    batch: () => {},
+    arrive: () => {},
     fence: () => out.add("storageBarrier();"),
     await: () => {},
     comment: (s) => out.add(...comment(s.text)),

@@ -119,6 +119,11 @@ const singles: Singles = {
   mma: () => {
     throw new Error("WGSL has no tensor cores");
   },
+  copy: () => {
+    throw new Error("WGSL has no copies that arrive later");
+  },
+  batch: () => [],
+  arrive: () => [],
   fence: () => [],
   await: () => [],
   comment: () => [],
