@@ -5,13 +5,13 @@ import { type Sizes, size } from "../ir/dim.ts";
 import type { Graph } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
 import { less_equal, mul, param, select } from "../ir/ops/index.ts";
-import type { HostTensor } from "../ir/tensor.ts";
+import { type HostTensor, roundBf16 } from "../ir/tensor.ts";
 import { isFloat } from "../ir/type.ts";
 import { decompose } from "../passes/decompose.ts";
 import { map } from "../passes/pass.ts";
 import { findGpu } from "./support/gpu.ts";
 import { GpuMachine } from "./support/gpu-machine.ts";
-import { anything, cases, products } from "./support/kernel-cases.ts";
+import { anything, cases, products, tensorProducts } from "./support/kernel-cases.ts";
 import { KernelMachine, type Machine, noCompiler, PlanRun } from "./support/kernel-machine.ts";
 import { random, randomTensor } from "./support/random-graph.ts";
 import { weightsOf } from "./support/tensors.ts";
@@ -19,7 +19,7 @@ import { weightsOf } from "./support/tensors.ts";
 const gpu = await findGpu();
 /**
  * Small groups, so that a few numbers need several, in halves too; one thread, as on a processor without any; and a GPU,
- * with and without halves and operations over subgroups.
+ * with and without halves and operations over subgroups. `rough` multiplies x in one bf16, and is given x that is one.
  */
 const devices = {
   groups: { threads: 16, lanes: 8, splits: 3, prefetch: true },
@@ -31,6 +31,14 @@ const devices = {
     splits: 3,
     prefetch: true,
     tensorCores: { exact: true },
+    lastArriver: true,
+  },
+  rough: {
+    threads: 64,
+    lanes: 32,
+    splits: 3,
+    prefetch: true,
+    tensorCores: { exact: false },
     lastArriver: true,
   },
   gpu: { threads: 64, lanes: 16, splits: 8, prefetch: false, sharedBytes: 16_384, halves: true },
@@ -51,6 +59,10 @@ interface Case {
 /** Each op on its own runs on the GPU in backend-ops.test.ts. */
 const casesOn = (device: string) => {
   if (device === "groups") return [...cases, ...anything];
+  if (device === "warps") return [...cases, ...tensorProducts];
+  // Where x goes into a product as it is given.
+  if (device === "rough")
+    return [...products.filter((c) => /^(linear|gated)/.test(c.name)), ...tensorProducts];
   return device === "gpu" ? cases.filter((c) => !c.name.startsWith("op ")) : cases;
 };
 /** Of one machine's kernels, which are of many plans. */
@@ -65,7 +77,9 @@ const all: Case[] = Object.entries(devices).flatMap(([device, own]) =>
         const key = String(v.attrs.name);
         const given = values[key];
         const shape = v.shape.map((d) => size(d, sizes));
-        return [key, given ? { shape, data: given(shape, T) } : randomTensor(v.type, sizes, next)] as const;
+        const made = given ? { shape, data: given(shape, T) } : randomTensor(v.type, sizes, next);
+        const coarse = device === "rough" && graph.inputs.includes(v) && v.dtype === "f32";
+        return [key, coarse ? { ...made, data: Float64Array.from(made.data, roundBf16) } : made] as const;
       });
       const bindingBytes = limit ?? limits.bindingBytes;
       return {

@@ -6,6 +6,7 @@ import { Checksum, type FileLayout, type FileTensor, layOutTensors, writeWeights
 import { writeFileHashed } from "../files.ts";
 import {
   alignment,
+  bf16Pieces,
   cudaPrelude,
   type GemmShape,
   type Kernel,
@@ -238,7 +239,9 @@ function products({ prefill }: Plan): string {
     const weight = bindings.find((b) => b.space === "weight")?.weight;
     if (!product || !weight || !libraryTakes(product)) continue;
     const { name } = kernel;
-    const sizes = [weight.rows, weight.columns, weight.rowBytes / 2].join(", ");
+    const sizes = [weight.rows, weight.columns, weight.rowBytes / 2, bf16Pieces(weight.columns) * 8].join(
+      ", ",
+    );
     found.set(name, `  {(const void *)${name}, ${sizes}, ${product.epilogue.gate !== undefined}},`);
   }
   const body =

@@ -2,7 +2,7 @@ import { type Dim, product, Sym } from "../../ir/dim.ts";
 import { printDim } from "../c/program/dims.ts";
 import { columnsOf, findLayers } from "../c/program/layers.ts";
 import type { Line, Piece, Ref } from "../c/program/line.ts";
-import type { Binding, Dispatch, Extent, Phase } from "../kernel/index.ts";
+import { askedBytes, type Binding, type Dispatch, type Extent, type Phase } from "../kernel/index.ts";
 
 /** Where memory lies that outlives a step. */
 export interface Places {
@@ -82,8 +82,10 @@ function launch(d: Dispatch, spelled: (kernel: string) => string): Piece[] {
   const { kernel, bindings, uniforms, grid } = d;
   const sides = [...grid];
   while (sides.length > 1 && sides.at(-1)?.of === 1) sides.pop();
+  const asked = askedBytes(kernel);
+  const threads = asked > 0 ? `group(${kernel.threads}, ${asked})` : kernel.threads;
   return [
-    `launch(g, ${spelled(kernel.name)}, dim3(${sides.map(groups).join(", ")}), ${kernel.threads}`,
+    `launch(g, ${spelled(kernel.name)}, dim3(${sides.map(groups).join(", ")}), ${threads}`,
     ...bindings.flatMap((b, i) => [", ", ...pointer(b, kernel.buffers[i]?.name ?? "memory")]),
     ...uniforms.map((u) => `, ${printDim(u)}`),
     ");",

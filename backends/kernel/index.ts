@@ -4,6 +4,7 @@ import { parsePipeline } from "../../passes/pipeline.ts";
 export { Names } from "./generic/names.ts";
 export type { Kernel } from "./lang/index.ts";
 export type { GemmShape } from "./library/products/gemm.ts";
+export { bf16Pieces } from "./library/products/to-bf16.ts";
 export { type PlanOptions, plan } from "./plan/plan.ts";
 export type * from "./plan/types.ts";
 export { alignment, packedBytes } from "./plan/weights.ts";

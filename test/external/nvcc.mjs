@@ -54,7 +54,7 @@ function look(dir, sm, ...flags) {
     return;
   }
   const source = readFileSync(join(dir, "gemma.cu"), "utf8");
-  const launches = [...source.matchAll(/launch\(g, (?:(cut_\d+)::)?(\w+), dim3\(.*?\), (\d+),/g)];
+  const launches = [...source.matchAll(/launch\(g, (?:(cut_\d+)::)?(\w+), dim3\(.*?\), (?:group\()?(\d+),/g)];
   const decoding = source.indexOf("/* One token, cut");
   const found = [...(stdout + stderr).matchAll(/entry function '(\w+)'[\s\S]*?(\d+) bytes spill stores, (\d+) bytes spill loads[\s\S]*?Used (\d+) registers/g)];
   let [most, lowest] = [0, Number.POSITIVE_INFINITY];

@@ -320,4 +320,46 @@ export const anything: readonly KernelCase[] = random.map((g, i) => {
   };
 });
 
+/**
+ * Products large enough for several tiles of tensor cores each way, and for groups that have few rows and many. What x is
+ * rounded to bf16 is not lost where x has no more digits: see `rough`.
+ */
+export const tensorProducts: readonly KernelCase[] = (
+  [
+    ["bf16", 0, 300, 328],
+    ["i8", 336, 260, 336],
+    ["i8", 32, 260, 320],
+    ["i8", 64, 70, 192],
+    ["i4", 320, 260, 320],
+    ["i4", 32, 260, 320],
+    ["i4", 128, 70, 256],
+    ["bf16", 0, 8500, 100],
+    ["i8", 96, 8500, 96],
+    ["i4", 96, 8460, 96],
+  ] as const
+).flatMap(([dtype, block, rows, columns]) => {
+  const make = (name: string, rows: number) => {
+    if (dtype !== "bf16") return coded(dtype, block, false, rows, columns, name);
+    const w = f32(param({ name, type: tensor("bf16", rows, columns) }));
+    return { over: (v: Value) => linear(v, w), values: {} };
+  };
+  const [whole, gate, up] = [make("w", rows), make("gate", rows / 2), make("up", rows / 2)];
+  const name = `${dtype}${block ? ` by ${block}` : ""} of ${columns} columns to ${rows}`;
+  const added = r(rows);
+  return [
+    {
+      name: `tensor ${name}`,
+      graph: graph(add(added, whole.over(x(columns))), x(columns), added),
+      tokens: rows > 8000 ? [3] : [130],
+      values: whole.values,
+    },
+    {
+      name: `tensor ${name}, gated`,
+      graph: graph(geglu(gate.over(x(columns)), up.over(x(columns))), x(columns)),
+      tokens: [rows > 8000 ? 3 : 9],
+      values: { ...gate.values, ...up.values },
+    },
+  ];
+});
+
 export const cases: readonly KernelCase[] = [...products, ...tables, ...norms, ...layers, ...alone, ...ops];

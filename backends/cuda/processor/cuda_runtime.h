@@ -233,6 +233,18 @@ static inline void mma_on_processor(float4 &sum, unsigned a0, unsigned a1, unsig
     *sums[i] += add;
   }
 }
+static inline void load_matrices_on_processor(unsigned &a, unsigned &b, unsigned &c, unsigned &d, const uint4 *row) {
+  const unsigned w = threadIdx.x / 32, lane = threadIdx.x & 31;
+  unsigned char(*places)[32] = processor::exchange[w][processor::warps[w].turn & 1];
+  memcpy(places[lane], &row, sizeof row);
+  __syncwarp();
+  unsigned *const out[4] = {&a, &b, &c, &d};
+  for (unsigned i = 0; i < 4; i++) {
+    const unsigned char *from;
+    memcpy(&from, places[8 * i + lane / 4], sizeof from);
+    memcpy(out[i], from + 4 * (lane % 4), 4);
+  }
+}
 static inline float rsqrtf(float a) { return 1.0f / sqrtf(a); }
 static inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 32; i += 8) c += (int)(signed char)(a >> i) * (int)(signed char)(b >> i);
@@ -255,6 +267,10 @@ struct cudaDeviceProp {
   int major, minor, multiProcessorCount;
 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+static inline cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int bytes) {
+  return bytes <= (int)sizeof processor::asked ? cudaSuccess : cudaErrorUnknown;
+}
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {

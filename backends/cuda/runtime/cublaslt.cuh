@@ -1,6 +1,6 @@
 /*
  * Products of many tokens by matrices of bf16 through cuBLASLt, where this is built with -DGEMMAC_CUBLASLT. It takes the
- * same operands as the kernels that it stands for: the matrix in bf16, x as the sum of `parts` bf16, sums in f32.
+ * same operands as the kernels that it stands for: the matrix in bf16, x as the sum of one or two bf16, sums in f32.
  */
 #pragma once
 #include <cublasLt.h>
@@ -10,30 +10,17 @@
 /* y = [residual +] x·Wᵀ, or gelu(x·Aᵀ) · (x·Bᵀ) with A above B in one matrix. Sizes are in numbers. */
 struct product {
   const void *kernel; /* that it stands for */
-  int rows, columns, pitch; /* of the matrix; from one of its rows to the next */
+  int rows, columns, pitch, x_pitch; /* of the matrix; from one of its rows, and of x, to the next */
   bool gated;
 };
 
 struct cublaslt {
   cublasLtHandle_t handle;
   cublasStatus_t status;
-  /* Device memory: x in bf16, products before they are gated, what cuBLASLt works with. */
-  uint8_t *x, *sums, *workspace;
+  /* Device memory: products before they are gated, what cuBLASLt works with. */
+  uint8_t *sums, *workspace;
 };
 enum { CUBLASLT_WORKSPACE = 32 << 20 };
-
-/* What x is rounded to, and what that leaves of it; two numbers to a word. `rest` may be NULL. */
-static __global__ void split_bf16(const float2 *x, unsigned *rounded, unsigned *rest, unsigned pairs) {
-  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= pairs) return;
-  const float2 own = x[i];
-  const unsigned a = __float_as_uint(own.x) + 0x8000u, b = __float_as_uint(own.y) + 0x8000u;
-  rounded[i] = a >> 16 | (b & 0xffff0000u);
-  if (!rest) return;
-  const unsigned c = __float_as_uint(own.x - __uint_as_float(a & 0xffff0000u)) + 0x8000u;
-  const unsigned d = __float_as_uint(own.y - __uint_as_float(b & 0xffff0000u)) + 0x8000u;
-  rest[i] = c >> 16 | (d & 0xffff0000u);
-}
 
 /* y = gelu(gate) · up for each token, where `sums` holds `rows` of gate and then `rows` of up. */
 static __global__ void gate_gelu(const float *sums, float *y, unsigned rows) {
@@ -59,7 +46,7 @@ static cublasStatus_t multiply(cublaslt *c, cudaStream_t stream, const product *
   cublasStatus_t status = cublasLtMatmulDescInit(&how, CUBLAS_COMPUTE_32F, CUDA_R_32F);
   if (!status) status = cublasLtMatmulDescSetAttribute(&how, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
   if (!status) status = cublasLtMatrixLayoutInit(&w, CUDA_R_16BF, p->columns, p->rows, p->pitch);
-  if (!status) status = cublasLtMatrixLayoutInit(&xs, CUDA_R_16BF, p->columns, tokens, p->columns);
+  if (!status) status = cublasLtMatrixLayoutInit(&xs, CUDA_R_16BF, p->columns, tokens, p->x_pitch);
   if (!status) status = cublasLtMatrixLayoutInit(&ys, CUDA_R_32F, p->rows, tokens, p->rows);
   if (!status) status = cublasLtMatmulPreferenceInit(&preference);
   if (!status)

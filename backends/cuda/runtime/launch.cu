@@ -36,6 +36,13 @@ struct gemma {
 #endif
 };
 
+/* Threads of a group, and bytes of shared memory beyond those that a kernel has anyway. */
+struct group {
+  unsigned threads;
+  size_t bytes;
+  group(unsigned threads, size_t bytes = 0) : threads(threads), bytes(bytes) {}
+};
+
 static constexpr unsigned groups(unsigned of, unsigned per) { return (of + per - 1) / per; }
 
 #ifdef GEMMAC_CUBLASLT
@@ -49,17 +56,20 @@ static bool multiplied(gemma *g, const void *kernel, uint8_t *x, uint8_t *weight
 
 /* Launches a kernel after those before it; its first weights are loaded while they still run, where the GPU can. */
 template <typename... Parameters, typename... Arguments>
-static void launch(gemma *g, void (*kernel)(Parameters...), dim3 grid, unsigned threads, Arguments... arguments) {
+static void launch(gemma *g, void (*kernel)(Parameters...), dim3 grid, group own, Arguments... arguments) {
   if (g->status != cudaSuccess) return;
 #ifdef GEMMAC_CUBLASLT
   if (multiplied(g, (const void *)kernel, arguments...)) return;
 #endif
+  if (own.bytes) g->status = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)own.bytes);
+  if (g->status != cudaSuccess) return;
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
-  config.blockDim = dim3(threads);
+  config.blockDim = dim3(own.threads);
+  config.dynamicSmemBytes = own.bytes;
   config.stream = g->stream;
   config.attrs = &early;
   config.numAttrs = g->overlap ? 1 : 0;
@@ -90,23 +100,22 @@ static bool multiplied(gemma *g, const void *kernel, uint8_t *x, uint8_t *weight
   const product *p = products, *const end = products + sizeof products / sizeof *products;
   while (p < end && p->kernel != kernel) p++;
   if (p == end) return false;
-  const unsigned pairs = T * p->columns / 2;
-  uint8_t *rest = PRODUCT_PARTS > 1 ? c->x + (size_t)pairs * 4 : NULL, *sums = p->gated ? c->sums : y;
-  launch(g, split_bf16, dim3(groups(pairs, 256)), 256, x, c->x, rest, pairs);
-  c->status = multiply(c, g->stream, p, weight, c->x, residual ? residual : sums, residual ? 1 : 0, sums, T);
-  if (!c->status && rest) c->status = multiply(c, g->stream, p, weight, rest, sums, 1, sums, T);
+  uint8_t *sums = p->gated ? c->sums : y;
+  const uint8_t *before = residual;
+  for (int part = 0; part < PRODUCT_PARTS && !c->status; part++, before = sums) {
+    const uint8_t *own = x + (size_t)T * p->x_pitch * 2 * part;
+    c->status = multiply(c, g->stream, p, weight, own, before ? before : sums, before ? 1 : 0, sums, T);
+  }
   if (c->status) g->status = cudaErrorUnknown;
   if (p->gated) launch(g, gate_gelu, dim3(groups(p->rows / 2, 256), T), 256, sums, y, p->rows / 2);
   return true;
 }
 
-/* The bytes of device memory that the largest product needs: of x in bf16, of what is to be gated. */
-static void product_bytes(size_t *x, size_t *sums) {
-  *x = *sums = 0;
-  for (const product &p : products) {
-    const size_t of_x = (size_t)CHUNK * p.columns * 2 * PRODUCT_PARTS, of_sums = p.gated ? (size_t)CHUNK * p.rows * 4 : 0;
-    if (of_x > *x) *x = of_x;
-    if (of_sums > *sums) *sums = of_sums;
-  }
+/* The bytes of device memory that the largest product needs that is to be gated. */
+static size_t product_bytes(void) {
+  size_t most = 0;
+  for (const product &p : products)
+    if (p.gated && (size_t)CHUNK * p.rows * 4 > most) most = (size_t)CHUNK * p.rows * 4;
+  return most;
 }
 #endif

@@ -83,9 +83,7 @@ static int open_device(gemma *g, int device) {
   if (check(g, cudaMemGetInfo(&left, &all))) return -1;
   double needed = (double)(FILE_BYTES - HEADER_BYTES) + (double)ARENA_BYTES + (double)STATE_BYTES;
 #ifdef GEMMAC_CUBLASLT
-  size_t of_x, of_sums;
-  product_bytes(&of_x, &of_sums);
-  needed += (double)of_x + (double)of_sums + CUBLASLT_WORKSPACE;
+  needed += (double)product_bytes() + CUBLASLT_WORKSPACE;
 #endif
   if (needed > (double)left)
     return fail(g, "the model needs %.2f GB of GPU memory, and %s has %.2f GB left", needed / 1e9, g->device, (double)left / 1e9);
@@ -109,10 +107,7 @@ static int allocate(gemma *g) {
   check(g, cudaMallocHost((void **)&g->picked, sizeof *g->picked));
   check(g, cudaMallocHost((void **)&g->scores, VOCAB * sizeof *g->scores));
 #ifdef GEMMAC_CUBLASLT
-  size_t of_x, of_sums;
-  product_bytes(&of_x, &of_sums);
-  check(g, cudaMalloc((void **)&g->library.x, of_x));
-  if (of_sums) check(g, cudaMalloc((void **)&g->library.sums, of_sums));
+  if (product_bytes()) check(g, cudaMalloc((void **)&g->library.sums, product_bytes()));
   check(g, cudaMalloc((void **)&g->library.workspace, CUBLASLT_WORKSPACE));
   g->library.status = cublasLtCreate(&g->library.handle);
 #endif
@@ -170,7 +165,6 @@ void gemma_free(gemma *g) {
   cudaFree(g->parts);
   cudaFree(g->arrived);
 #ifdef GEMMAC_CUBLASLT
-  cudaFree(g->library.x);
   cudaFree(g->library.sums);
   cudaFree(g->library.workspace);
   if (g->library.handle) cublasLtDestroy(g->library.handle);

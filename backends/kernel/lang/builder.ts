@@ -28,6 +28,7 @@ export class Var<T extends Type> extends Expr<T> {
   }
 }
 
+type Four<T> = readonly [T, T, T, T];
 const index = (i: Expr<"u32"> | number): Expr<"u32"> => (typeof i === "number" ? u32(i) : i);
 const builtin = (name: Builtin): Expr<"u32"> => new Expr("u32", { kind: "builtin", name }, name !== "thread");
 
@@ -185,6 +186,23 @@ export class KernelBuilder {
     b: readonly [Expr<"u32">, Expr<"u32">],
   ): void {
     if (acc.node.kind === "name") this.#push({ kind: "mma", acc: acc.node.name, a, b });
+  }
+
+  /** Four matrices of shared memory as operands of `mma`; see the statement `matrices` for which row each thread names. */
+  matrices(
+    name: string,
+    tile: Writable<"u32x4">,
+    at: Expr<"u32">,
+  ): readonly [Expr<"u32">, Expr<"u32">, Expr<"u32">, Expr<"u32">] {
+    const names = ["a", "b", "c", "d"].map((which) =>
+      this.#unique(`${name}${which}`),
+    ) as unknown as Four<string>;
+    const { node } = tile.at(at);
+    if (node.kind === "load")
+      this.#push({ kind: "matrices", names, memory: node.memory as Memory<"u32x4">, index: at });
+    return names.map(
+      (n) => new Expr("u32", { kind: "name", name: n, of: "local" }, false),
+    ) as unknown as Four<Expr<"u32">>;
   }
 
   /** The kernel, checked. */

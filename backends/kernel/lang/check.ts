@@ -36,7 +36,7 @@ export function checkKernel(k: Kernel): void {
         if (!ready && s.from.space !== "weight")
           fail(`${s.from.name} is read before await(); only weights may be`);
       }
-      if (s.kind === "mma" && k.threads % 32)
+      if ((s.kind === "mma" || s.kind === "matrices") && k.threads % 32)
         fail("multiplies by warps of 32 threads, and has no whole ones");
       if (s.kind === "mma" && !known.has(s.acc)) fail(`${s.acc} is added to where it is not declared`);
       if (s.kind === "set" && !known.has(s.name)) fail(`${s.name} is set where it is not declared`);

@@ -252,6 +252,7 @@ const folds: Partial<Record<Binary, (a: number, b: number) => number>> = {
   "*": (a, b) => a * b,
   "/": (a, b) => Math.trunc(a / b),
   "%": (a, b) => a % b,
+  "^": (a, b) => a ^ b,
   min: Math.min,
   max: Math.max,
 };

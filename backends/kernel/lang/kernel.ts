@@ -48,6 +48,16 @@ export type Stmt =
       readonly a: readonly [Expr<"u32">, Expr<"u32">, Expr<"u32">, Expr<"u32">];
       readonly b: readonly [Expr<"u32">, Expr<"u32">];
     }
+  /**
+   * Reads four matrices of 8 × 8 numbers of 16 bits from shared memory by a warp: the 16 bytes at `index` of thread l are row
+   * l % 8 of matrix l / 8, and it gets numbers 2t, 2t + 1 of row g of each, as `mma` has its operands (PTX, ldmatrix).
+   */
+  | {
+      readonly kind: "matrices";
+      readonly names: readonly [string, string, string, string];
+      readonly memory: Memory<"u32x4">;
+      readonly index: Expr<"u32">;
+    }
   /** Adds to a counter that all groups share; `name` is what it held before. */
   | {
       readonly kind: "count";
@@ -120,7 +130,7 @@ export function* statements(body: readonly Stmt[]): Generator<Stmt> {
 
 /** Whether threads meet in `s`: then all of them must get there. */
 export function meets(s: Stmt): boolean {
-  if (s.kind === "barrier" || s.kind === "reduce" || s.kind === "mma") return true;
+  if (s.kind === "barrier" || s.kind === "reduce" || s.kind === "mma" || s.kind === "matrices") return true;
   if (s.kind === "for") return s.body.some(meets);
   return s.kind === "if" && (s.yes.some(meets) || s.no.some(meets));
 }
@@ -146,6 +156,8 @@ export function reads(s: Stmt): readonly Expr[] {
       return [...s.a, ...s.b];
     case "copy":
       return [s.index, s.at, s.some];
+    case "matrices":
+      return [s.index];
     default:
       return [];
   }
@@ -162,6 +174,8 @@ export function declares(s: Stmt): readonly { readonly name: string; readonly ty
       return [{ name: s.name, type: "u32" }];
     case "reduce":
       return s.results.map((r) => ({ name: r.name, type: r.value.type }));
+    case "matrices":
+      return s.names.map((name) => ({ name, type: "u32" }));
     default:
       return [];
   }

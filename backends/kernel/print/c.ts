@@ -214,6 +214,7 @@ export function c(k: Kernel): string {
     barrier: unreachable,
     reduce: unreachable,
     mma: unreachable,
+    matrices: unreachable,
     count: (s) => {
       const added = `__atomic_fetch_add(&${s.memory.name}[${expression(s.index)}], ${expression(s.by)}, __ATOMIC_ACQ_REL)`;
       declare(s.name, "u32", added, true);
@@ -269,6 +270,19 @@ export function c(k: Kernel): string {
         });
         out.add(`mma_bf16(${s.acc}, mma_a, mma_b, ${k.threads}u);`);
       }),
+    matrices: (s) =>
+      out.block("", () => {
+        out.add(`const u32x4 *rows[${k.threads}];`);
+        out.block(`for (uint32_t thread = 0; thread < ${k.threads}u; thread++)`, () =>
+          out.add(`rows[thread] = ${s.memory.name} + ${expression(s.index)};`),
+        );
+        out.block(`for (uint32_t thread = 0; thread < ${k.threads}u; thread++)`, () =>
+          s.names.forEach((n, i) => {
+            const row = `thread / 32 * 32 + ${8 * i} + thread % 32 / 4`;
+            out.add(`${n}[thread] = (*rows[${row}])[thread % 4];`);
+          }),
+        );
+      }),
     for: (s) => out.block(loopHead(s, "uint32_t", expression), () => region(s.body)),
     if: alike(out, expression, region).if,
   };
@@ -319,7 +333,7 @@ function crossing(body: readonly Stmt[]): Map<string, Type> {
       if (s.kind === "set") use(s.name);
       if (s.kind === "mma") use(s.acc);
       for (const { name, type: t } of declares(s)) {
-        if (s.kind === "reduce") out.set(name, t);
+        if (s.kind === "reduce" || s.kind === "matrices") out.set(name, t);
         // Loop variables and what is hoisted are scalars around the loops over threads.
         else if (s.kind !== "for" && !hoists(s)) home.set(name, { type: t, run });
       }

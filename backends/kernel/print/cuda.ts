@@ -145,6 +145,15 @@ static __device__ __forceinline__ void mma_bf16(float4 &sum, unsigned a0, unsign
 #endif
 }
 
+/** Four matrices of 8 × 8 numbers of 16 bits, of which each thread of a warp names a row. */
+static __device__ __forceinline__ void load_matrices(unsigned &a, unsigned &b, unsigned &c, unsigned &d, const uint4 *row) {
+#ifdef __CUDACC__
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d) : "r"((unsigned)__cvta_generic_to_shared(row)));
+#else
+  load_matrices_on_processor(a, b, c, d, row);
+#endif
+}
 /** Begins to copy 16 bytes to the memory of the group, or as many zeros; what is beside them comes as near as the L2 cache. */
 static __device__ __forceinline__ void copy_ahead(void *to, const void *from, bool some) {
 #ifdef __CUDACC__
@@ -250,6 +259,10 @@ export function cuda(k: Kernel): string {
         `const unsigned ${s.name} = atomicAdd(${s.memory.name} + ${expression(s.index)}, ${expression(s.by)});`,
       ),
     mma: (s) => out.add(`mma_bf16(${[s.acc, ...[...s.a, ...s.b].map(expression)].join(", ")});`),
+    matrices: (s) => {
+      const names = s.names.join(", ");
+      out.add(`unsigned ${names};`, `load_matrices(${names}, ${s.memory.name} + ${expression(s.index)});`);
+    },
     copy: (s) => {
       const [to, from] = [
         `${s.memory.name} + ${expression(s.index)}`,

@@ -1,3 +1,3 @@
 export { c, cPrelude } from "./c.ts";
-export { cuda, cudaPrelude } from "./cuda.ts";
+export { askedBytes, cuda, cudaPrelude } from "./cuda.ts";
 export { type WgslOptions, wgsl } from "./wgsl.ts";

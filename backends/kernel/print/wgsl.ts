@@ -143,6 +143,9 @@ export function wgsl(k: Kernel, options: WgslOptions = {}): string {
     mma: () => {
       throw new Error(`${k.name}: WGSL has no tensor cores`);
     },
+    matrices: () => {
+      throw new Error(`${k.name}: WGSL has no tensor cores`);
+    },
     copy: () => {
       throw new Error(`${k.name}: WGSL has no copies that arrive later`);
     },

@@ -119,6 +119,9 @@ const singles: Singles = {
   mma: () => {
     throw new Error("WGSL has no tensor cores");
   },
+  matrices: () => {
+    throw new Error("WGSL has no tensor cores");
+  },
   copy: () => {
     throw new Error("WGSL has no copies that arrive later");
   },

@@ -15,7 +15,15 @@ import {
 import { bits, type Format, Matrix } from "../format.ts";
 import { activations, softcap } from "../math.ts";
 import { type GemmShape, gemmName } from "./gemm.ts";
-import { pieceAt, type TensorTile, tensorThreads, tensorTile, tokensOfTile } from "./tensor-tile.ts";
+import {
+  ofPiece,
+  pieceAt,
+  type Stored,
+  type TensorTile,
+  tensorThreads,
+  tensorTile,
+  tokensOfTile,
+} from "./tensor-tile.ts";
 import { bf16Pieces } from "./to-bf16.ts";
 
 /** Whether tensor cores can read a matrix of this format without losing anything: in bf16, a scale for each step. */
@@ -44,8 +52,8 @@ export function gemmTensor(s: GemmShape, exact: boolean): Kernel {
     const added = residual ? k.input("residual", "f32") : undefined;
     const y = k.output("y", "f32");
     const tokens = k.uniform("tokens");
-    const w = k.shared("w_tiles", s.format.dtype === "bf16" ? "u32x2" : "u32", tile.stages * tile.wWords);
-    const xs = k.shared("x_tiles", "u32x2", (tile.stages * tile.parts * tile.xWords) / 2);
+    const w = k.shared("w_tiles", tile.w.type, tile.stages * tile.w.stage * ofPiece(tile.w));
+    const xs = k.shared("x_tiles", tile.x.type, tile.stages * tile.parts * tile.x.stage * ofPiece(tile.x));
 
     const firstRow = k.let("first_row", k.group.y.mul(gate ? tile.rows / 2 : tile.rows));
     const firstToken = k.let("first_token", k.group.x.mul(tokensOfTile));
@@ -53,7 +61,7 @@ export function gemmTensor(s: GemmShape, exact: boolean): Kernel {
     const [g, t] = [k.let("g", lane.div(4)), k.let("t", lane.mod(4))];
     const warpRow = k.let("warp_row", warp.mod(tile.warps.rows).mul(tile.own.rows * 16));
     const warpToken = k.let("warp_token", warp.div(tile.warps.rows).mul(tile.own.tokens * 8));
-    const place = { firstRow, firstToken, warpRow, warpToken, g, t, tokens };
+    const place = { firstRow, firstToken, warpRow, warpToken, lane, g, t, tokens };
     const sums = range(tile.own.rows).map((i) =>
       range(tile.own.tokens).map((j) => k.zero(`sum${i}${j}`, "f32x4")),
     );
@@ -89,6 +97,7 @@ interface Place {
   readonly warpRow: Expr<"u32">;
   readonly warpToken: Expr<"u32">;
   /** The thread's place in its warp: see `mma`. */
+  readonly lane: Expr<"u32">;
   readonly g: Expr<"u32">;
   readonly t: Expr<"u32">;
   readonly tokens: Expr<"u32">;
@@ -97,8 +106,8 @@ interface Place {
 interface Tiles extends Place {
   readonly x: Readable<"u32x4">;
   readonly matrix: Matrix;
-  readonly w: Writable<"u32" | "u32x2">;
-  readonly xs: Writable<"u32x2">;
+  readonly w: Writable<Stored["type"]>;
+  readonly xs: Writable<Stored["type"]>;
 }
 
 /** Sends tiles on their way, from memory to where the group reads them. */
@@ -130,45 +139,43 @@ class Loader {
   /** The tile of the matrix at `start`. */
   matrix(start: Expr<"u32">): void {
     const { matrix, w } = this.#tiles;
-    const { wPieces: pieces, rows, wWords, stages } = this.#tile;
-    const each = 4 / (this.#s.format.dtype === "bf16" ? 2 : 1);
+    const { rows, stages, w: stored } = this.#tile;
+    const { pieces, stage } = stored;
     const whole = matrix.pieces % pieces === 0;
     for (const n of range((rows * pieces) / tensorThreads)) {
       const i = this.#k.thread.add(n * tensorThreads);
       const [row, own] = [this.#k.let("tile_row", i.div(pieces)), i.mod(pieces)];
       const piece = this.#k.let("piece", start.mul(pieces).add(own));
-      const to = pieceAt(row, own, pieces, this.#tile.wSpan)
-        .mul(each)
-        .add(start.mod(stages).mul((wWords / 4) * each));
+      const to = start
+        .mod(stages)
+        .mul(stage)
+        .add(pieceAt(row, own, stored));
       const from = whole ? piece : piece.min(matrix.pieces - 1);
       const some = whole ? undefined : piece.lt(matrix.pieces);
-      matrix.copy(w, to, this.rowOf(row), from, some);
+      matrix.copy(w, to.mul(ofPiece(stored)), this.rowOf(row), from, some);
     }
   }
 
   /** The numbers of the group's tokens that go with it; zeros for tokens that are not there. */
   x(start: Expr<"u32">): void {
     const { x, xs, tokens, firstToken } = this.#tiles;
-    const { xPieces: pieces, xWords, stages, parts } = this.#tile;
+    const { stages, parts, x: stored } = this.#tile;
+    const { pieces, stage } = stored;
     const pitch = bf16Pieces(this.#s.columns);
     for (const part of range(parts))
       for (const n of range((tokensOfTile * pieces) / tensorThreads)) {
         const i = this.#k.thread.add(n * tensorThreads);
         const [row, own] = [this.#k.let("tile_token", i.div(pieces)), i.mod(pieces)];
         const token = this.#k.let("token", firstToken.add(row));
-        const from = token
-          .min(tokens.sub(1))
-          .add(part === 0 ? 0 : tokens)
-          .mul(pitch)
-          .add(start.mul(pieces))
-          .add(own);
+        const there = token.min(tokens.sub(1));
+        const from = (part === 0 ? there : there.add(tokens)).mul(pitch).add(start.mul(pieces)).add(own);
         const to = start
           .mod(stages)
           .mul(parts)
           .add(part)
-          .mul(xWords / 2)
-          .add(pieceAt(row, own, pieces, 2).mul(2));
-        this.#k.copy(xs, to, x, from, token.lt(tokens));
+          .mul(stage)
+          .add(pieceAt(row, own, stored));
+        this.#k.copy(xs, to.mul(ofPiece(stored)), x, from, token.lt(tokens));
       }
   }
 }
@@ -191,25 +198,12 @@ function multiply(k: KernelBuilder, s: GemmShape, tile: TensorTile, m: Multiplie
     const of = scaled ? sums.map((row, i) => row.map((_, j) => k.zero(`part${i}${j}`, "f32x4"))) : sums;
     for (const inner of range(each)) {
       const at = step + inner;
-      const ws = range(tile.own.rows).map((i) => {
-        const [low, above] = [0, 8].map((up) =>
-          fourColumns(k, s.format, tile, m, m.warpRow.add(i * 16 + up).add(m.g), at),
-        ) as [Pair, Pair];
-        return [low[0], above[0], low[1], above[1]].map((e, n) => k.let(`w${i}${n}`, e)) as unknown as Four;
-      });
-      for (const j of range(tile.own.tokens))
-        for (const part of range(tile.parts)) {
-          const token = m.warpToken.add(j * 8).add(m.g);
-          const piece = pieceAt(token, m.t.div(2).add(at * 2), tile.xPieces, 2);
-          const word = m.stage
-            .mul(tile.parts)
-            .add(part)
-            .mul(tile.xWords / 2)
-            .add(piece.mul(2))
-            .add(m.t.mod(2));
-          const both = k.let(`x${j}${"ab"[part]}`, m.xs.at(word)).lanes() as Pair;
-          for (const i of range(tile.own.rows)) k.mma(of[i]?.[j] as Var<"f32x4">, ws[i] as Four, both);
-        }
+      const ws = range(tile.own.rows).map((i) => rowsOf(k, s.format, tile, m, i, at));
+      const xs = s.format.dtype === "bf16" ? tokensAsStored : tokensAsCodes;
+      for (const part of range(tile.parts))
+        xs(k, tile, m, part, at, (j, pair) => {
+          for (const i of range(tile.own.rows)) k.mma(of[i]?.[j] as Var<"f32x4">, ws[i] as Four, pair);
+        });
     }
     if (!scaled) continue;
     for (const i of range(tile.own.rows)) {
@@ -230,29 +224,78 @@ function multiply(k: KernelBuilder, s: GemmShape, tile: TensorTile, m: Multiplie
 }
 
 type Pair = [Expr<"u32">, Expr<"u32">];
-type Four = readonly [Expr<"u32">, Expr<"u32">, Expr<"u32">, Expr<"u32">];
+type Four<T = Expr<"u32">> = readonly [T, T, T, T];
 
-/** What a thread reads of a tile for one step: four neighbouring columns of a row, as they are in x too. */
-function fourColumns(
+/** Sixteen rows of the matrix by the sixteen columns of step `at`, as the first operand. */
+function rowsOf(
   k: KernelBuilder,
   { dtype }: Format,
   tile: TensorTile,
-  { w, stage, t }: Pick<Multiplied, "w" | "stage" | "t">,
-  row: Expr<"u32">,
-  step: number,
-): Pair {
-  const begin = stage.mul(tile.wWords);
+  { w, warpRow, stage, lane, g, t }: Multiplied,
+  i: number,
+  at: number,
+): Four {
+  const begin = stage.mul(tile.w.stage);
   if (dtype === "bf16") {
-    const piece = pieceAt(row, t.div(2).add(step * 2), tile.wPieces, tile.wSpan);
-    const at = begin.div(2).add(piece.mul(2)).add(t.mod(2));
-    return k.let("two", w.at(at)).lanes() as Pair;
+    const place = pieceAt(warpRow.add(i * 16).add(lane.mod(16)), lane.div(16).add(at * 2), tile.w);
+    return k.matrices(`w${i}`, w as Writable<"u32x4">, begin.add(place));
   }
-  const piece = pieceAt(row, u32(Math.floor((step * bits[dtype]) / 8)), tile.wPieces, tile.wSpan);
-  const at = begin.add(piece.mul(4)).add(dtype === "i8" ? t : t.div(2).add((step % 2) * 2));
-  const codes = k.let("codes", w.at(at) as Expr<"u32">);
-  const four = dtype === "i8" ? unpack("i8x4", codes) : unpack("i4x4.low", codes.shr(t.mod(2).mul(16)));
-  const [a, b, c, d] = k.let("four", four).lanes() as [Expr<"f32">, Expr<"f32">, Expr<"f32">, Expr<"f32">];
-  return [pairOf(a, b), pairOf(c, d)];
+  // Four neighbouring columns of a row are a thread's own, in x too: sums do not mind which column is which.
+  const [low, above] = [0, 8].map((up) => {
+    const piece = pieceAt(warpRow.add(i * 16 + up).add(g), u32(Math.floor((at * bits[dtype]) / 8)), tile.w);
+    const word = begin
+      .add(piece)
+      .mul(4)
+      .add(dtype === "i8" ? t : t.div(2).add((at % 2) * 2));
+    const codes = k.let("codes", w.at(word) as Expr<"u32">);
+    const four = dtype === "i8" ? unpack("i8x4", codes) : unpack("i4x4.low", codes.shr(t.mod(2).mul(16)));
+    const [a, b, c, d] = k.let("four", four).lanes() as unknown as Four<Expr<"f32">>;
+    return [pairOf(a, b), pairOf(c, d)];
+  }) as [Pair, Pair];
+  return [low[0], above[0], low[1], above[1]].map((e, n) => k.let(`w${i}${n}`, e)) as unknown as Four;
+}
+
+/** Hands out eight tokens at a time of step `at`, as the second operand; for a matrix whose columns are in order. */
+function tokensAsStored(
+  k: KernelBuilder,
+  tile: TensorTile,
+  { xs, warpToken, stage, lane }: Multiplied,
+  part: number,
+  at: number,
+  use: (j: number, pair: Pair) => void,
+): void {
+  const begin = stage.mul(tile.parts).add(part).mul(tile.x.stage);
+  for (let j = 0; j < tile.own.tokens; j += 2) {
+    const token = warpToken.add(lane.div(16).add(j).mul(8)).add(lane.mod(8));
+    const place = pieceAt(
+      token,
+      lane
+        .div(8)
+        .mod(2)
+        .add(at * 2),
+      tile.x,
+    );
+    const [a, b, c, d] = k.matrices(`x${j}${part || ""}`, xs as Writable<"u32x4">, begin.add(place));
+    use(j, [a, b]);
+    use(j + 1, [c, d]);
+  }
+}
+
+/** The same in the order of columns that codes have. */
+function tokensAsCodes(
+  k: KernelBuilder,
+  tile: TensorTile,
+  { xs, warpToken, stage, g, t }: Multiplied,
+  part: number,
+  at: number,
+  use: (j: number, pair: Pair) => void,
+): void {
+  const begin = stage.mul(tile.parts).add(part).mul(tile.x.stage);
+  for (const j of range(tile.own.tokens)) {
+    const piece = pieceAt(warpToken.add(j * 8).add(g), t.div(2).add(at * 2), tile.x);
+    const pair = k.let(`x${j}${part || ""}`, xs.at(begin.add(piece).mul(2).add(t.mod(2))) as Expr<"u32x2">);
+    use(j, pair.lanes() as Pair);
+  }
 }
 
 interface Written extends Place {

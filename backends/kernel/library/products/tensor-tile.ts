@@ -1,4 +1,4 @@
-import type { Expr } from "../../lang/index.ts";
+import { type Expr, lanes } from "../../lang/index.ts";
 import { bits } from "../format.ts";
 import type { GemmShape } from "./gemm.ts";
 
@@ -24,15 +24,24 @@ export interface TensorTile {
   readonly warps: { readonly rows: number; readonly tokens: number };
   /** Tiles of 16 rows and of 8 tokens that are a warp's own. */
   readonly own: { readonly rows: number; readonly tokens: number };
-  /** 16-byte pieces of one row in a stage, of the matrix and of x. */
-  readonly wPieces: number;
-  readonly xPieces: number;
-  /** Pieces that neighbouring threads read of a row of the matrix in one step. */
-  readonly wSpan: number;
-  /** Words of 32 bits in a stage, of the matrix and of one part of x. */
-  readonly wWords: number;
-  readonly xWords: number;
+  /** Of the matrix, and of one part of x. */
+  readonly w: Stored;
+  readonly x: Stored;
 }
+
+/** How numbers lie in shared memory, as rows of pieces of 16 bytes. */
+export interface Stored {
+  /** What is read of it at once. */
+  readonly type: "u32" | "u32x2" | "u32x4";
+  /** Of one row, and of a whole stage. */
+  readonly pieces: number;
+  readonly stage: number;
+  /** Pieces of a row that neighbouring threads read together. */
+  readonly span: number;
+}
+
+/** Elements of a piece. */
+export const ofPiece = ({ type }: Stored): number => 4 / lanes(type).count;
 
 /**
  * 64 rows of a warp by 64 tokens read the fewest bytes of shared memory for each product that registers allow: 4 KB for 16
@@ -45,30 +54,38 @@ export function tensorTile({ rows, columns: all, format, epilogue }: GemmShape, 
   const warps = large ? { rows: 4, tokens: 2 } : { rows: 2, tokens: 4 };
   const columns = dtype === "bf16" || (dtype === "i8" && exact) ? 32 : 64;
   const parts = exact ? 2 : 1;
+  const stored = (type: Stored["type"], inRow: number, ofRows: number, span: number): Stored => ({
+    type,
+    pieces: inRow,
+    stage: inRow * ofRows,
+    span,
+  });
   const tileRows = warps.rows * 64;
-  const wWords = (tileRows * columns * bits[dtype]) / 32;
-  const xWords = (tokensOfTile * columns) / 2;
+  const whole = dtype === "bf16";
+  const w = stored(whole ? "u32x4" : "u32", (columns * bits[dtype]) / 128, tileRows, 1);
+  const x = stored(whole ? "u32x4" : "u32x2", columns / 8, tokensOfTile, whole ? 1 : 2);
   return {
     rows: tileRows,
     columns,
     parts,
-    stages: Math.min(mostStages, Math.floor(sharedBytes / 4 / (wWords + parts * xWords))),
+    stages: Math.min(mostStages, Math.floor(sharedBytes / 16 / (w.stage + parts * x.stage))),
     warps,
     own: { rows: 4, tokens: tokensOfTile / warps.tokens / 8 },
-    wPieces: (columns * bits[dtype]) / 128,
-    xPieces: columns / 8,
-    wSpan: dtype === "bf16" ? 2 : 1,
-    wWords,
-    xWords,
+    w,
+    x,
   };
 }
 
 /**
- * Where piece `piece` of a row lies, in pieces of 16 bytes. What the threads of a warp read at once, `span` pieces of each of
+ * Where piece `piece` of a row lies, counted in pieces. What the threads of a warp read at once, `span` pieces of each of
  * several rows, must lie in different banks of shared memory, which repeat every 128 bytes: rows that would meet there have
  * their pieces in another order.
  */
-export function pieceAt(row: Expr<"u32">, piece: Expr<"u32">, pieces: number, span: number): Expr<"u32"> {
+export function pieceAt(
+  row: Expr<"u32">,
+  piece: Expr<"u32">,
+  { pieces, span }: Pick<Stored, "pieces" | "span">,
+): Expr<"u32"> {
   const [spans, rowsOfLine] = [pieces / span, Math.max(1, 8 / pieces)];
   const turn = row.div(rowsOfLine).mod(spans).mul(span);
   return row.mul(pieces).add(spans === 1 ? piece : piece.xor(turn));
