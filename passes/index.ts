@@ -16,7 +16,7 @@ import { insertKvCache, quantizeCache } from "./kv-cache.ts";
 import { lastLogits } from "./last-logits.ts";
 import type { AnyPassMaker } from "./pass.ts";
 import { fuseQuant, quantize } from "./quantize.ts";
-import { narrowCaches } from "./specialize/narrow-caches.ts";
+import { narrowCaches, roundFactors } from "./specialize/narrow.ts";
 import { shard } from "./specialize/shard.ts";
 
 const makers: readonly AnyPassMaker[] = [
@@ -31,6 +31,7 @@ const makers: readonly AnyPassMaker[] = [
   shareTables,
   carryBlocks,
   narrowCaches,
+  roundFactors,
   insertKvCache,
   lastLogits,
   quantize,

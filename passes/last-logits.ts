@@ -3,6 +3,7 @@ import type { OpDef, Value } from "../ir/graph.ts";
 import { oneOf, size } from "../ir/op.ts";
 import {
   add,
+  cast,
   gather,
   geglu,
   gelu,
@@ -34,6 +35,7 @@ const rowwise = new Map<OpDef, number>([
   [softcap, 1],
   [rms_norm, 1],
   [linear, 1],
+  [cast, 1],
   [quant_linear, 1],
 ]);
 

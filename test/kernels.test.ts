@@ -5,7 +5,7 @@ import { type Sizes, size } from "../ir/dim.ts";
 import type { Graph } from "../ir/graph.ts";
 import { interpret } from "../ir/interpret.ts";
 import { less_equal, mul, param, select } from "../ir/ops/index.ts";
-import { type HostTensor, roundBf16 } from "../ir/tensor.ts";
+import type { HostTensor } from "../ir/tensor.ts";
 import { isFloat } from "../ir/type.ts";
 import { decompose } from "../passes/decompose.ts";
 import { map } from "../passes/pass.ts";
@@ -19,7 +19,7 @@ import { weightsOf } from "./support/tensors.ts";
 const gpu = await findGpu();
 /**
  * Small groups, so that a few numbers need several, in halves too; one thread, as on a processor without any; and a GPU,
- * with and without halves and operations over subgroups. `rough` multiplies x in one bf16, and is given x that is one.
+ * with and without halves and operations over subgroups.
  */
 const devices = {
   groups: { threads: 16, lanes: 8, splits: 3, prefetch: true },
@@ -30,15 +30,7 @@ const devices = {
     lanes: 32,
     splits: 3,
     prefetch: true,
-    tensorCores: { exact: true },
-    lastArriver: true,
-  },
-  rough: {
-    threads: 64,
-    lanes: 32,
-    splits: 3,
-    prefetch: true,
-    tensorCores: { exact: false },
+    tensorCores: true,
     lastArriver: true,
   },
   gpu: { threads: 64, lanes: 16, splits: 8, prefetch: false, sharedBytes: 16_384, halves: true },
@@ -60,9 +52,6 @@ interface Case {
 const casesOn = (device: string) => {
   if (device === "groups") return [...cases, ...anything];
   if (device === "warps") return [...cases, ...tensorProducts];
-  // Where x goes into a product as it is given.
-  if (device === "rough")
-    return [...products.filter((c) => /^(linear|gated)/.test(c.name)), ...tensorProducts];
   return device === "gpu" ? cases.filter((c) => !c.name.startsWith("op ")) : cases;
 };
 /** Of one machine's kernels, which are of many plans. */
@@ -77,9 +66,7 @@ const all: Case[] = Object.entries(devices).flatMap(([device, own]) =>
         const key = String(v.attrs.name);
         const given = values[key];
         const shape = v.shape.map((d) => size(d, sizes));
-        const made = given ? { shape, data: given(shape, T) } : randomTensor(v.type, sizes, next);
-        const coarse = device === "rough" && graph.inputs.includes(v) && v.dtype === "f32";
-        return [key, coarse ? { ...made, data: Float64Array.from(made.data, roundBf16) } : made] as const;
+        return [key, given ? { shape, data: given(shape, T) } : randomTensor(v.type, sizes, next)] as const;
       });
       const bindingBytes = limit ?? limits.bindingBytes;
       return {

@@ -14,7 +14,7 @@ const common = {
   buffers: 32,
   prefetch: true,
   lastArriver: true,
-  tensorCores: { exact: true },
+  tensorCores: true,
 } as const;
 
 export const cuts: readonly [Cut, ...Cut[]] = [

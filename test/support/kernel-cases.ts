@@ -23,6 +23,7 @@ import {
   softcap,
 } from "../../ir/ops/index.ts";
 import { parseType, tensor } from "../../ir/type.ts";
+import { roundFactors } from "../../passes/specialize/narrow.ts";
 import { f32, graph, input, type KernelCase, norm, r, T, weight, wholes, x } from "./kernel-case.ts";
 import { layers, positions } from "./kernel-layers.ts";
 import { graphs, sizes } from "./random-graph.ts";
@@ -321,8 +322,8 @@ export const anything: readonly KernelCase[] = random.map((g, i) => {
 });
 
 /**
- * Products large enough for several tiles of tensor cores each way, and for groups that have few rows and many. What x is
- * rounded to bf16 is not lost where x has no more digits: see `rough`.
+ * Products large enough for several tiles of tensor cores each way, and for groups that have few rows and many; each of x as
+ * it is and of x rounded to bf16.
  */
 export const tensorProducts: readonly KernelCase[] = (
   [
@@ -346,7 +347,7 @@ export const tensorProducts: readonly KernelCase[] = (
   const [whole, gate, up] = [make("w", rows), make("gate", rows / 2), make("up", rows / 2)];
   const name = `${dtype}${block ? ` by ${block}` : ""} of ${columns} columns to ${rows}`;
   const added = r(rows);
-  return [
+  const both = [
     {
       name: `tensor ${name}`,
       graph: graph(add(added, whole.over(x(columns))), x(columns), added),
@@ -360,6 +361,12 @@ export const tensorProducts: readonly KernelCase[] = (
       values: { ...gate.values, ...up.values },
     },
   ];
+  const rounded = both.map((c) => ({
+    ...c,
+    name: `${c.name}, x rounded`,
+    graph: roundFactors().run(c.graph),
+  }));
+  return [...both, ...rounded];
 });
 
 export const cases: readonly KernelCase[] = [...products, ...tables, ...norms, ...layers, ...alone, ...ops];

@@ -2,6 +2,7 @@ import { times } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import { attention, concat, iota, reshape, transpose } from "../../../ir/ops/index.ts";
 import { ringPositions } from "../../../passes/kv-cache.ts";
+import { rounded, unrounded } from "../../../passes/specialize/narrow.ts";
 import {
   type AttentionShape,
   attention as attentionKernel,
@@ -43,7 +44,10 @@ interface Keys {
 function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): Match | undefined {
   const given = attention.of(a);
   if (!given || a.shape[0] !== 1 || a.dtype !== "f32") return undefined;
-  const { q, attrs } = given;
+  const { attrs } = given;
+  // Tensor cores round what they multiply; what does not run on them is left as it is.
+  const source = scene.device.tensorCores ? unrounded(given.q, "bf16") : undefined;
+  const q = source ?? given.q;
   const [H, G, D] = [q.fixed(1), given.k.fixed(1), q.fixed(3)];
   const queryPositions = scene.stepAt(given.qpos);
   if (D % 4 !== 0 || queryPositions === undefined) return undefined;
@@ -73,7 +77,11 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
   };
   return {
     makes: [v],
-    rebuilt: [finish(attention(q, given.k, given.v, given.qpos, given.kpos, attrs))],
+    rebuilt: [
+      finish(
+        attention(source ? rounded(source, "bf16") : q, given.k, given.v, given.qpos, given.kpos, attrs),
+      ),
+    ],
     needs: [q, ...keys.needs],
     launches: () => {
       const kernel = attentionKernel(shape, device);

@@ -50,7 +50,7 @@ export class Cover implements Scene, Source {
   readonly launches: CoveredLaunch[] = [];
   readonly homes = new Map<Value, Home>();
   readonly scratches = new Map<Scratch, Slot>();
-  readonly rounded = new Map<Value, Bound>();
+  readonly rounded: Scene["rounded"] = new Map();
   readonly #stage: Stage;
   readonly #uses = new Map<Value, number>();
   readonly #next = new Map<string, Value>();

@@ -10,21 +10,14 @@ import {
   transpose,
   update,
 } from "../../../ir/ops/index.ts";
+import { unrounded } from "../../../passes/specialize/narrow.ts";
 import type { Half } from "../library/format.ts";
 import type { GemmShape } from "../library/products/gemm.ts";
 import { gemv, rowsOfGroup } from "../library/products/gemv.ts";
 import { type HeadsShape, keepPairs, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
 import { asIs, type Input, inputs, plainVector, Shared } from "./input.ts";
-import {
-  alike,
-  cutFor,
-  factor,
-  manyTokens,
-  type Product,
-  packed,
-  productOfWeights,
-  rowsOf,
-} from "./product.ts";
+import { factor, manyTokens, rowsOf } from "./many-tokens.ts";
+import { alike, cutFor, type Product, packed, productOfWeights } from "./product.ts";
 import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
 interface Turn {
@@ -139,7 +132,8 @@ function layer(a: Value, scene: Scene): Match | undefined {
   const given = attention.of(a);
   if (!given || a.shape[0] !== 1 || a.dtype !== "f32") return undefined;
   const [keys, values] = [storedBy(given.k, scene), storedBy(given.v, scene)];
-  const [q, k, v] = [given.q, keys.fresh, values.fresh].map((x) => headsOf(x, scene));
+  const query = (scene.device.tensorCores && unrounded(given.q, "bf16")) || given.q;
+  const [q, k, v] = [query, keys.fresh, values.fresh].map((x) => headsOf(x, scene));
   if (
     !q?.turn ||
     !k?.turn ||
@@ -182,11 +176,11 @@ function layer(a: Value, scene: Scene): Match | undefined {
   const pieces = [q, k, v].map((h) => h.product);
   // In pieces they are products of their own.
   if (packed(pieces, scene).some(([, w]) => w.chunks.length > 1)) return undefined;
-  const outputs = { q: value(given.q), key: value(keys.made), value: value(values.made) };
+  const outputs = { q: value(query), key: value(keys.made), value: value(values.made) };
   const match = (input: Input, launches: Match["launches"]): Match => {
     const x = input.over(input.x);
     return {
-      makes: [given.q, keys.made, values.made, ...input.makes],
+      makes: [query, keys.made, values.made, ...input.makes],
       rebuilt: [q.rebuild(q.product.over(x)), restored(keys, k, x), restored(values, v, x), ...input.rebuilt],
       needs: [input.x, ...input.needs],
       launches,
@@ -279,11 +273,11 @@ function projection(
   input: Input,
   scene: Scene,
 ): { launch: Launch; projected: Bound; spec: GemmShape } {
-  const { columns, format } = products[0] as Product;
+  const { columns, format, rounds } = products[0] as Product;
   const weights = packed(products, scene);
   const rows = products.reduce((n, p) => n + p.rows, 0);
   const projected: Bound = { kind: "scratch", scratch: { rows: tokens, columns: rows } };
-  const spec = { rows, columns, format, ...(input.norm && { norm: input.norm }), epilogue: {} };
+  const spec = { rows, columns, format, rounds, ...(input.norm && { norm: input.norm }), epilogue: {} };
   const bind: Record<string, Bound> = { ...input.bind(), y: projected };
   for (const [name, w] of weights) bind[name] = whole(w);
   if (tokens === 1) {

@@ -1,4 +1,4 @@
-import { type Dim, product as productOf, times } from "../../../ir/dim.ts";
+import { type Dim, product as productOf } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
 import type { Op, Schema } from "../../../ir/op.ts";
 import {
@@ -14,19 +14,15 @@ import {
   slice,
   softcap,
 } from "../../../ir/ops/index.ts";
+import { rounded, unrounded } from "../../../passes/specialize/narrow.ts";
 import { type Format, isStored } from "../library/format.ts";
 import type { Activation } from "../library/math.ts";
-import { type GemmShape, gemm, tileOf } from "../library/products/gemm.ts";
-import { gemmTensor, tensorReads } from "../library/products/gemm-tensor.ts";
 import { type Cut, type Epilogue, gemv, rowsOfGroup } from "../library/products/gemv.ts";
-import { tensorTile, tokensOfTile } from "../library/products/tensor-tile.ts";
-import { bf16Pieces, toBf16 } from "../library/products/to-bf16.ts";
 import type { Device, PackedWeight, WeightChunk } from "../plan/types.ts";
 import { type Input, inputs, Shared } from "./input.ts";
+import { factor, manyTokens, rowsOf } from "./many-tokens.ts";
 import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
-/** How many rows of `columns` numbers there are. */
-export const rowsOf = (v: Value): Dim => productOf(v.shape.slice(0, -1));
 export const cutFor = (d: Device): Cut => ({ threads: d.threads, lanes: d.lanes, prefetch: d.prefetch });
 
 /** A product by a stored matrix, as linear or quant_linear spells it. */
@@ -37,37 +33,49 @@ export interface Product {
   readonly format: Format;
   /** The matrix's codes or floats, then scales and zeros where it has them. */
   readonly weights: readonly Value[];
+  /** Whether the graph rounds x to bf16 first, which tensor cores do on their way. A single vector is multiplied as it is. */
+  readonly rounds: boolean;
   /** The same product of another vector. */
   over(x: Value): Value;
 }
 
 /** `v` as a product that the kernels can read. */
-export function productOfWeights(v: Value, scene: Pick<Scene, "stored">): Product | undefined {
+export function productOfWeights(v: Value, scene: Pick<Scene, "stored" | "device">): Product | undefined {
+  const factorOf = (x: Value) => {
+    const source = scene.device.tensorCores ? unrounded(x, "bf16") : undefined;
+    return {
+      x: source ?? x,
+      rounds: source !== undefined,
+      again: (other: Value) => (source ? rounded(other, "bf16") : other),
+    };
+  };
   const plain = linear.of(v);
   if (plain) {
     const stored = scene.stored(plain.w);
     if (stored?.type.rank !== 2 || !isStored(stored.dtype) || v.dtype !== "f32") return undefined;
     const columns = stored.fixed(1);
     if (columns % 4 !== 0 || stored.dtype === "i8" || stored.dtype === "i4") return undefined;
+    const { again, ...factor } = factorOf(plain.x);
     return {
-      x: plain.x,
+      ...factor,
       rows: stored.fixed(0),
       columns,
       format: { dtype: stored.dtype, block: 0, zero: false },
       weights: [stored],
-      over: (x) => linear(x, plain.w),
+      over: (x) => linear(again(x), plain.w),
     };
   }
   const coded = quant_linear.of(v);
   if (!coded) return undefined;
   const stored = storedCodes(coded.codes, coded.scale, coded.zero, scene);
   if (!stored) return undefined;
+  const { again, ...factor } = factorOf(coded.x);
   return {
-    x: coded.x,
+    ...factor,
     rows: coded.codes.fixed(0),
     columns: coded.codes.fixed(1),
     ...stored,
-    over: (x) => quant_linear(x, coded.codes, coded.scale, coded.zero),
+    over: (x) => quant_linear(again(x), coded.codes, coded.scale, coded.zero),
   };
 }
 
@@ -189,6 +197,7 @@ function shapeOf(v: Value, scene: Scene): Shape | undefined {
 /** Whether two products can be one: of the same vector, with matrices stored alike. */
 export const alike = (a: Product, b: Product): boolean =>
   a.x === b.x &&
+  a.rounds === b.rounds &&
   a.columns === b.columns &&
   a.format.dtype === b.format.dtype &&
   a.format.block === b.format.block &&
@@ -315,6 +324,7 @@ function matrix(v: Value, shape: Shape, first: Product, tokens: Dim, scene: Scen
     format: first.format,
     epilogue: shape.epilogue,
     cut,
+    rounds: first.rounds,
   };
   return {
     makes: [v],
@@ -331,65 +341,4 @@ function matrix(v: Value, shape: Shape, first: Product, tokens: Dim, scene: Scen
       return [...x.before, ...products];
     },
   };
-}
-
-/**
- * The product of many vectors, by a piece of the matrix where it is cut: on tensor cores where the device has them and
- * they can read the matrix.
- */
-export function manyTokens(
-  spec: GemmShape,
-  tokens: Dim,
-  device: Device,
-  piece: WeightChunk = { firstRow: 0, rows: spec.rows, bytes: 0 },
-): Omit<Launch, "bind"> {
-  const cores = coresFor(spec, device);
-  if (cores) {
-    const { rows } = tensorTile(spec, cores.exact);
-    return {
-      product: spec,
-      kernel: gemmTensor(spec, cores.exact),
-      uniforms: { tokens },
-      grid: [
-        { of: tokens, per: tokensOfTile },
-        { of: spec.rows, per: spec.epilogue.gate ? rows / 2 : rows },
-      ],
-    };
-  }
-  const tile = tileOf(device.threads);
-  return {
-    product: spec,
-    kernel: gemm(spec, device),
-    uniforms: { tokens, rows: piece.rows, rows_before: piece.firstRow },
-    grid: [
-      { of: spec.cut ? piece.rows : spec.rows, per: tile.rows },
-      { of: tokens, per: tile.tokens },
-    ],
-  };
-}
-
-const coresFor = ({ format, cut }: GemmShape, device: Device): Device["tensorCores"] =>
-  tensorReads(format) && !cut ? device.tensorCores : undefined;
-
-/** `x` as `manyTokens` reads it: as it stands in memory, or in the bf16 of tensor cores, which `before` leaves there. */
-export function factor(
-  x: Value,
-  spec: GemmShape,
-  scene: Scene,
-): { readonly bound: Bound; readonly before: readonly Launch[] } {
-  const cores = coresFor(spec, scene.device);
-  if (!cores) return { bound: value(x), before: [] };
-  const known = scene.rounded.get(x);
-  if (known) return { bound: known, before: [] };
-  const [tokens, parts, pieces] = [rowsOf(x), cores.exact ? 2 : 1, bf16Pieces(spec.columns)] as const;
-  const bound: Bound = { kind: "scratch", scratch: { rows: tokens, columns: parts * pieces * 4 } };
-  scene.rounded.set(x, bound);
-  const { threads } = scene.device;
-  const launch: Launch = {
-    kernel: toBf16(spec.columns, parts, threads),
-    bind: { x: value(x), y: bound },
-    uniforms: { tokens },
-    grid: [{ of: times(tokens, pieces), per: threads }],
-  };
-  return { bound, before: [launch] };
 }

@@ -4,7 +4,8 @@ import { embed as embedKernel } from "../library/embed.ts";
 import { type Format, isStored } from "../library/format.ts";
 import { rmsNorm } from "../library/norm.ts";
 import { plainVector } from "./input.ts";
-import { chunkOf, inGroups, nth, rowsOf, storedCodes } from "./product.ts";
+import { rowsOf } from "./many-tokens.ts";
+import { chunkOf, inGroups, nth, storedCodes } from "./product.ts";
 import { type Bound, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
 
 /** rms_norm, with the residual connection after it if there is one. */

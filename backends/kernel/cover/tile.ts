@@ -70,8 +70,8 @@ export interface Scene {
   readonly device: Device;
   /** Counts that are zero between launches. */
   readonly counters: Bound;
-  /** Where values stand in the bf16 that tensor cores multiply, besides their f32. */
-  readonly rounded: Map<Value, Bound>;
+  /** Where values stand besides their f32 in the bf16 that tensor cores multiply, in so many parts. */
+  readonly rounded: Map<Value, { readonly bound: Bound; readonly parts: 1 | 2 }>;
   /** How many values and outputs read `v`. */
   uses(v: Value): number;
   /** The param behind `v` if it is a weight, as the checkpoint or the setup stores it: a plain widening is looked through. */

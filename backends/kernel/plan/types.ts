@@ -142,8 +142,8 @@ export interface Device {
   readonly splits: number;
   /** Groups that keep the device busy: keys are not shared by more than that takes. Any number, when left out. */
   readonly busy?: number;
-  /** Whether warps of 32 threads multiply bf16 (`exact`: operands of 16 bits, as two of them); not, when left out. */
-  readonly tensorCores?: { readonly exact: boolean };
+  /** Whether warps of 32 threads multiply bf16; not, when left out. */
+  readonly tensorCores?: boolean;
   /** Whether products of many tokens come in a variant that multiplies halves (f16), for devices that have them. */
   readonly halves?: boolean;
   /** Whether groups can see each other's writes within one launch (a fence and a counter). */

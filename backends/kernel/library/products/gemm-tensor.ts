@@ -36,16 +36,16 @@ const pairOf = (a: Expr<"f32">, b: Expr<"f32">): Expr<"u32"> =>
 
 /**
  * Many vectors by one matrix on tensor cores, y = x·Wᵀ. Weights become bf16 in registers, exactly; x is given in bf16, see
- * `toBf16`: in two parts, with `exact`, so that 16 bits of it count, else in one. The next tiles are on their way while one
+ * `toBf16`: in one part where it is to be rounded, else in two, so that 16 bits of it count. The next tiles are on their way while one
  * is multiplied. Groups that run at the same time share rows of the matrix, so that it comes from memory about once.
  */
-export function gemmTensor(s: GemmShape, exact: boolean): Kernel {
+export function gemmTensor(s: GemmShape): Kernel {
   const { gate, residual } = s.epilogue;
   const doc =
     `y = ${residual ? "residual + " : ""}${gate ? `${gate}(x·Aᵀ) · (x·Bᵀ), A above B` : "x·Wᵀ"} for each token, on tensor ` +
-    `cores, x as ${exact ? "two bf16" : "bf16"}`;
-  const name = `${gemmName(s).replace("gemm_", "gemm_tensor_")}${exact ? "" : "_rough"}`;
-  const tile = tensorTile(s, exact);
+    `cores, x as ${s.rounds ? "bf16" : "two bf16"}`;
+  const name = `${gemmName(s).replace("gemm_", "gemm_tensor_")}${s.rounds ? "_rounded" : ""}`;
+  const tile = tensorTile(s);
   return kernel(name, { doc, threads: tensorThreads }, (k) => {
     const x = k.input("x", "u32x4");
     const matrix = new Matrix(k, s.format, s.columns);

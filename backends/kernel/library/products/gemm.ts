@@ -21,6 +21,8 @@ export interface GemmShape {
   readonly epilogue: Epilogue;
   /** The matrix comes in pieces: the launch says which rows are bound. Not where it is gated. */
   readonly cut?: boolean;
+  /** x is rounded to bf16 first, where tensor cores multiply it. */
+  readonly rounds?: boolean;
 }
 
 export const gemmName = (s: GemmShape): string =>

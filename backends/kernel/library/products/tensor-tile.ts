@@ -47,13 +47,13 @@ export const ofPiece = ({ type }: Stored): number => 4 / lanes(type).count;
  * 64 rows of a warp by 64 tokens read the fewest bytes of shared memory for each product that registers allow: 4 KB for 16
  * columns. Where the rows are few, or sums of blocks stand beside the sums, a warp has half the tokens.
  */
-export function tensorTile({ rows, columns: all, format, epilogue }: GemmShape, exact: boolean): TensorTile {
+export function tensorTile({ rows, columns: all, format, epilogue, rounds }: GemmShape): TensorTile {
   const { dtype, block } = format;
   const scaled = block > 0 && block !== all;
   const large = !scaled && rows * (epilogue.gate ? 2 : 1) >= manyRows;
   const warps = large ? { rows: 4, tokens: 2 } : { rows: 2, tokens: 4 };
-  const columns = dtype === "bf16" || (dtype === "i8" && exact) ? 32 : 64;
-  const parts = exact ? 2 : 1;
+  const columns = dtype === "bf16" || (dtype === "i8" && !rounds) ? 32 : 64;
+  const parts = rounds ? 1 : 2;
   const stored = (type: Stored["type"], inRow: number, ofRows: number, span: number): Stored => ({
     type,
     pieces: inRow,
