@@ -33,7 +33,7 @@ export interface TargetOptions extends CacheSize {
   readonly profile?: "standard" | "ort";
   /** StableHLO: texts that are run at once. */
   readonly batch?: number;
-  /** StableHLO: "bf16" lets products round to that what they multiply, as TPUs do fastest, and keeps caches in it. */
+  /** StableHLO and CUDA: "bf16" lets products round to that what they multiply, as is fastest, and keeps caches in it. */
   readonly arithmetic?: "f32" | "bf16";
   /** StableHLO: products of fewer rows are padded to this many; 8 suits a TPU that decodes one text. */
   readonly rows?: number;

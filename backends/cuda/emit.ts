@@ -239,15 +239,13 @@ function products({ prefill }: Plan): string {
     const weight = bindings.find((b) => b.space === "weight")?.weight;
     if (!product || !weight || !libraryTakes(product)) continue;
     const { name } = kernel;
-    const sizes = [weight.rows, weight.columns, weight.rowBytes / 2, bf16Pieces(weight.columns) * 8].join(
-      ", ",
-    );
+    const { rows, columns, rowBytes } = weight;
+    const sizes = [rows, columns, rowBytes / 2, bf16Pieces(columns) * 8, product.rounds ? 1 : 2].join(", ");
     found.set(name, `  {(const void *)${name}, ${sizes}, ${product.epilogue.gate !== undefined}},`);
   }
   const body =
     found.size > 0
-      ? `/* The products that cuBLASLt computes in the place of these kernels, x as the sum of so many bf16. */
-enum { PRODUCT_PARTS = 2 };
+      ? `/* The products that cuBLASLt computes in the place of these kernels. */
 static const struct product products[] = {\n${[...found.values()].join("\n")}\n};`
       : `#error "this model has no products for cuBLASLt, which takes matrices of bf16: build it without GEMMAC_CUBLASLT"`;
   return `#ifdef GEMMAC_CUBLASLT\n${body}\n#endif`;

@@ -12,11 +12,16 @@ export * from "./print/index.ts";
 
 /**
  * What runs before a plan. `capacity` is the number of slots of each cache; `allLogits` scores every token, not only
- * the last.
+ * the last; `rounds` lets kernels round to bf16 what they multiply.
  */
-export function kernelPasses(options: { readonly capacity: number; readonly allLogits?: boolean }): Pass[] {
+export function kernelPasses(options: {
+  readonly capacity: number;
+  readonly allLogits?: boolean;
+  readonly rounds?: boolean;
+}): Pass[] {
+  const round = options.rounds ? "round-factors," : "";
   const last = options.allLogits ? "" : "last-logits,";
   return parsePipeline(
-    `fuse,insert-kv-cache{capacity=${options.capacity}},${last}fuse-quant,fold-weights{casts=leave}`,
+    `fuse,${round}insert-kv-cache{capacity=${options.capacity}},${last}fuse-quant,fold-weights{casts=leave}`,
   );
 }

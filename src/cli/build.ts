@@ -63,7 +63,7 @@ export const addBuildOptions = (command: Command): Command =>
     .addOption(
       new Option(
         "--arithmetic <dtype>",
-        "stablehlo: bf16 lets a TPU round what it multiplies, and halves the caches (default: f32)",
+        "stablehlo, cuda: bf16 lets products of many tokens round what they multiply, and halves the caches (default: f32)",
       ).choices(["f32", "bf16"]),
     )
     .option(

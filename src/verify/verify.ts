@@ -176,7 +176,7 @@ function isOwn(manifest: Manifest): boolean {
 
 /** A quantized artifact is held to the checkpoint quantized in the same way, so that only its own faults show. */
 function quantizing({ passes }: Manifest): readonly Pass[] {
-  const texts = passes.match(/\bquantize(-cache)?(\{[^{}]*\})?/g) ?? [];
+  const texts = passes.match(/\b(quantize(-cache)?|narrow-caches|round-factors)(\{[^{}]*\})?/g) ?? [];
   const carried = passes.includes(carryBlocks.name) ? [carryBlocks.name] : [];
   return texts.length ? parsePipeline(["share-tables", ...carried, "fuse-linear", ...texts].join()) : [];
 }

@@ -322,51 +322,45 @@ export const anything: readonly KernelCase[] = random.map((g, i) => {
 });
 
 /**
- * Products large enough for several tiles of tensor cores each way, and for groups that have few rows and many; each of x as
- * it is and of x rounded to bf16.
+ * Products large enough for several tiles of tensor cores each way, and for groups that have few rows and many: of x as it is,
+ * and of two matrices, gated, with x rounded to bf16.
  */
 export const tensorProducts: readonly KernelCase[] = (
   [
-    ["bf16", 0, 300, 328],
-    ["i8", 336, 260, 336],
-    ["i8", 32, 260, 320],
-    ["i8", 64, 70, 192],
-    ["i4", 320, 260, 320],
-    ["i4", 32, 260, 320],
-    ["i4", 128, 70, 256],
-    ["bf16", 0, 8500, 100],
-    ["i8", 96, 8500, 96],
-    ["i4", 96, 8460, 96],
+    ["bf16", 0, 140, 172, 130],
+    ["i8", 272, 140, 272, 9],
+    ["i8", 32, 140, 288, 9],
+    ["i8", 64, 70, 192, 130],
+    ["i4", 320, 70, 320, 9],
+    ["i4", 32, 140, 288, 9],
+    ["i4", 128, 70, 256, 3],
+    ["bf16", 0, 8450, 44, 3],
+    ["i8", 80, 8450, 80, 3],
   ] as const
-).flatMap(([dtype, block, rows, columns]) => {
+).flatMap(([dtype, block, rows, columns, tokens]) => {
   const make = (name: string, rows: number) => {
     if (dtype !== "bf16") return coded(dtype, block, false, rows, columns, name);
     const w = f32(param({ name, type: tensor("bf16", rows, columns) }));
     return { over: (v: Value) => linear(v, w), values: {} };
   };
   const [whole, gate, up] = [make("w", rows), make("gate", rows / 2), make("up", rows / 2)];
-  const name = `${dtype}${block ? ` by ${block}` : ""} of ${columns} columns to ${rows}`;
+  const name = `${dtype}${block ? ` by ${block}` : ""}, ${columns} to ${rows}`;
+  const gated = graph(geglu(gate.over(x(columns)), up.over(x(columns))), x(columns));
   const added = r(rows);
-  const both = [
+  return [
     {
       name: `tensor ${name}`,
       graph: graph(add(added, whole.over(x(columns))), x(columns), added),
-      tokens: rows > 8000 ? [3] : [130],
+      tokens: [tokens],
       values: whole.values,
     },
     {
-      name: `tensor ${name}, gated`,
-      graph: graph(geglu(gate.over(x(columns)), up.over(x(columns))), x(columns)),
-      tokens: [rows > 8000 ? 3 : 9],
+      name: `tensor gated ${name}`,
+      graph: roundFactors().run(gated),
+      tokens: [tokens],
       values: { ...gate.values, ...up.values },
     },
   ];
-  const rounded = both.map((c) => ({
-    ...c,
-    name: `${c.name}, x rounded`,
-    graph: roundFactors().run(c.graph),
-  }));
-  return [...both, ...rounded];
 });
 
 export const cases: readonly KernelCase[] = [...products, ...tables, ...norms, ...layers, ...alone, ...ops];

@@ -10,7 +10,8 @@
 /* y = [residual +] x·Wᵀ, or gelu(x·Aᵀ) · (x·Bᵀ) with A above B in one matrix. Sizes are in numbers. */
 struct product {
   const void *kernel; /* that it stands for */
-  int rows, columns, pitch, x_pitch; /* of the matrix; from one of its rows, and of x, to the next */
+  int rows, columns, pitch; /* of the matrix; from one of its rows to the next */
+  int x_pitch, parts;       /* from one row of x to the next; how many bf16 each of its numbers is the sum of */
   bool gated;
 };
 

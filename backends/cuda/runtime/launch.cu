@@ -102,7 +102,7 @@ static bool multiplied(gemma *g, const void *kernel, uint8_t *x, uint8_t *weight
   if (p == end) return false;
   uint8_t *sums = p->gated ? c->sums : y;
   const uint8_t *before = residual;
-  for (int part = 0; part < PRODUCT_PARTS && !c->status; part++, before = sums) {
+  for (int part = 0; part < p->parts && !c->status; part++, before = sums) {
     const uint8_t *own = x + (size_t)T * p->x_pitch * 2 * part;
     c->status = multiply(c, g->stream, p, weight, own, before ? before : sums, before ? 1 : 0, sums, T);
   }
