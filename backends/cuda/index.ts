@@ -19,6 +19,7 @@ export const cuda = ({
   name: "cuda",
   doc: "CUDA C++ with its weights beside it: built by nvcc alone, run by the driver alone, for sm_80 and later.",
   passes: kernelPasses({ capacity, rounds: arithmetic === "bf16" }),
+  quantScales: "f16",
   needs: ["last-logits"],
   keeps: () => true,
   emit,
