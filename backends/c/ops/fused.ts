@@ -76,7 +76,9 @@ function quantLinear(cx: Builder, v: Value): string {
     // A last panel of tokens is there whole.
     const q = at("codes", "int16_t", product([rows === 1 ? rows : plus(rows, mostLanes - 1), K]));
     const scales = at("scales", "float", rows);
-    const sums = weight.around ? undefined : at("sums", "float", product([rows, K / weight.block]));
+    // Some instruction sets multiply 4-bit codes plus 8.
+    const sums =
+      weight.around && bits === 8 ? undefined : at("sums", "float", product([rows, K / weight.block]));
     parts.set(q, { scales, sums });
     const out = text`(struct whole){${cx.pointer(q)}, ${cx.pointer(scales)}, ${sums ? cx.pointer(sums) : "NULL"}}`;
     const written = [q.store, scales.store, ...(sums ? [sums.store] : [])];

@@ -3,7 +3,7 @@
  * or f16 where `half` says so. Activations meet codes as 16-bit whole numbers, one scale a token. Sums of SAFE_STEPS
  * products of both fit into 32 bits.
  */
-enum { SAFE_STEPS = 256, STEP_I8 = 2 * LANES, STEP_I4 = 4 * LANES };
+enum { SAFE_STEPS = 256, STEP_I8 = 2 * LANES };
 
 /* x[t,k] is about scale[t] · q[t,k]; sums holds those of q over each block. */
 struct whole {
@@ -12,43 +12,44 @@ struct whole {
   float *sums;
 };
 
-/* Vectors of codes lie within blocks, or hold two blocks whole. Anything else is computed one by one. */
+/* Vectors of codes lie within blocks, or hold two or four blocks whole. Anything else is computed one by one. */
 static inline int in_steps(long K, long block, long step) {
-  return K % step == 0 && (block % step == 0 || block * 2 == step);
+  return K % step == 0 && (block % step == 0 || (LANES >= 4 && (block * 2 == step || block * 4 == step)));
 }
 /* Panels hold pairs of columns. */
 static inline int in_panels(long block) { return block % 2 == 0; }
 
 /*
- * Rounds activations. Those of one token lie in a row; for 4-bit codes the even columns of each step come before the odd
- * ones, as halves of bytes do. Those of many lie in panels of LANES tokens, which hold a pair of columns of each token
- * and then the next pair; what a last panel has beyond T is never used.
+ * Rounds activations. Those of one token lie in a row, for 4-bit codes as arrange_i4 puts each step. Those of many lie in
+ * panels of LANES tokens, which hold a pair of columns of each token and then the next pair; what a last panel has beyond T
+ * is never used.
  */
 static void to_whole(const struct thread *t, long T, long K, long block, int bits, const float *x, struct whole out) {
-  const int halves = bits == 4 && in_steps(K, block, STEP_I4), panels = T > 1 && in_panels(block);
+  const int steps = bits == 4 && T == 1 && in_steps(K, block, STEP_I4), panels = T > 1 && in_panels(block);
+  const float range = steps ? MOST_I4 : 32767;
   for (long row = share(t, T); row < share_end(t, T); row++) {
     const float *from = x + row * K;
     int16_t *to = panels ? out.q + row / LANES * LANES * K : out.q + row * K;
-    float most = 0;
-    for (long i = 0; i < K; i++) most = fabsf(from[i]) > most ? fabsf(from[i]) : most;
-    const float scale = most / 32767, inverse = most > 0 && scale > 0 ? 32767 / most : 0;
+    /* Several at once, so that they become vectors. */
+    float most[16] = {0};
+    for (long i = 0; i + 16 <= K; i += 16)
+      for (int k = 0; k < 16; k++) most[k] = fabsf(from[i + k]) > most[k] ? fabsf(from[i + k]) : most[k];
+    for (long i = K / 16 * 16; i < K; i++) most[0] = fabsf(from[i]) > most[0] ? fabsf(from[i]) : most[0];
+    for (int k = 1; k < 16; k++) most[0] = most[k] > most[0] ? most[k] : most[0];
+    const float scale = most[0] / range, inverse = most[0] > 0 && scale > 0 ? range / most[0] : 0;
     out.scale[row] = scale;
-    if (panels)
-      for (long i = 0; i < K; i++) to[i / 2 * 2 * LANES + PAIR_AT(row % LANES, i & 1)] = (int16_t)(int32_t)nearbyintf(from[i] * inverse);
-    else if (!halves)
-      for (long i = 0; i < K; i++) to[i] = (int16_t)(int32_t)nearbyintf(from[i] * inverse);
-    else
-      for (long at = 0; at < K; at += STEP_I4)
-        for (long i = 0; i < STEP_I4 / 2; i++) {
-          to[at + i] = (int16_t)(int32_t)nearbyintf(from[at + 2 * i] * inverse);
-          to[at + STEP_I4 / 2 + i] = (int16_t)(int32_t)nearbyintf(from[at + 2 * i + 1] * inverse);
-        }
-    if (!out.sums || panels) continue;
-    for (long b = 0; b < K / block; b++) {
-      float sum = 0;
-      for (long i = b * block; i < (b + 1) * block; i++) sum += nearbyintf(from[i] * inverse);
-      out.sums[row * (K / block) + b] = sum;
+    if (panels) {
+      for (long i = 0; i < K; i++)
+        to[i / 2 * 2 * LANES + PAIR_AT(row % LANES, i & 1)] = (int16_t)(int32_t)nearbyintf(from[i] * inverse);
+      continue;
     }
+    for (long i = 0; i < K; i++) to[i] = (int16_t)(int32_t)nearbyintf(from[i] * inverse);
+    for (long b = 0; out.sums && b < K / block; b++) {
+      int64_t sum = 0;
+      for (long i = b * block; i < (b + 1) * block; i++) sum += to[i];
+      out.sums[row * (K / block) + b] = (float)sum;
+    }
+    for (long i = 0; steps && i < K; i += STEP_I4) arrange_i4(to + i);
   }
 }
 
@@ -56,58 +57,96 @@ static inline int code_at(int bits, const void *codes, long i) {
   return bits == 4 ? nibble(codes, i) : ((const int8_t *)codes)[i];
 }
 
-/* `count` scales from number `at` on, as floats. */
-ALWAYS_INLINE void scales_of(int half, const void *scales, long at, long count, float *to) {
-  const uint16_t *from = (const uint16_t *)scales + at;
-  long i = 0;
-  if (!half) memcpy(to, (const float *)scales + at, (size_t)count * sizeof *to);
-  else
-    for (; i + LANES <= count; i += LANES) vf_store(to + i, vf_load_f16(from + i));
-  for (; half && i < count; i++) to[i] = f16_to_f32(from[i]);
+static inline float scale_at(int half, const void *scales, long i) {
+  return half ? f16_to_f32(((const uint16_t *)scales)[i]) : ((const float *)scales)[i];
 }
 
-/* Blocks of a row whose scales are widened at once. */
-enum { GROUP = 16 };
+/* `count` scales from number `at` on, as floats. */
+ALWAYS_INLINE void scales_of(int half, const void *scales, long at, long count, float *to) {
+  long i = 0;
+  for (; half && i + LANES <= count; i += LANES) vf_store(to + i, vf_load_f16((const uint16_t *)scales + at + i));
+  for (; i < count; i++) to[i] = scale_at(half, scales, at + i);
+}
+
+/* Blocks of a row whose scales are at hand at once, and the largest block whose codes are summed up a row after the other. */
+enum { GROUP = 16, SMALL_BLOCK = 128 };
+
+/* One row's codes [k, end) by a token's numbers; no more of them than sums hold. */
+ALWAYS_INLINE vi dot_codes(int bits, const int16_t *q, const uint8_t *row, long k, long end) {
+  const long step = bits == 4 ? STEP_I4 : STEP_I8;
+  if (bits == 4) {
+    vn sum = vn_product(row + (k >> 1), q + k);
+    for (long i = k + step; i < end; i += step) sum = vn_dot(sum, row + (i >> 1), q + i);
+    return vn_sum(sum);
+  }
+  vi sum = vi_product(vh_load_i8((const int8_t *)row + k), vh_load(q + k));
+  for (long i = k + step; i < end; i += step) sum = vi_dot(sum, vh_load_i8((const int8_t *)row + i), vh_load(q + i));
+  return sum;
+}
+
+/* Adds up one token's products with so many rows over `count` blocks from `first` on, and what the zeros add to them. */
+ALWAYS_INLINE void group_codes(int bits, int half, struct whole x, const uint8_t *codes, const void *scales,
+                               const uint8_t *zeros, long K, long block, long row, long apart, int rows, long first,
+                               long count, vf *sum, float *around) {
+  const long step = bits == 4 ? STEP_I4 : STEP_I8, per = block < step ? step / block : 1;
+  const long safe = (bits == 4 ? SAFE_STEPS_I4 : SAFE_STEPS) * step;
+  float wide[ROWS][GROUP];
+  const float *scale[ROWS];
+  const uint8_t *from[ROWS];
+  for (int r = 0; r < rows; r++) {
+    const long at = (row + r * apart) * (K / block) + first;
+    scale[r] = half ? wide[r] : (const float *)scales + at;
+    from[r] = codes + (row + r * apart) * K / (8 / bits);
+    if (half) scales_of(half, scales, at, count, wide[r]);
+    for (long b = 0; zeros && b < count; b++)
+      around[r] += (float)code_at(bits, zeros, at + b) * scale[r][b] * x.sums[first + b];
+  }
+  if (bits == 4 && BIAS_I4) {
+    /* What the bias of the codes added to the products. */
+    long b = 0;
+    for (; b + LANES <= count; b += LANES) {
+      const vf bias = vf_mul(vf_load(x.sums + first + b), vf_all(-BIAS_I4));
+      for (int r = 0; r < rows; r++) sum[r] = vf_fma(vf_load(scale[r] + b), bias, sum[r]);
+    }
+    for (; b < count; b++) {
+      const vf bias = vf_all(x.sums[first + b] * -BIAS_I4 / LANES);
+      for (int r = 0; r < rows; r++) sum[r] = vf_fma(vf_all(scale[r][b]), bias, sum[r]);
+    }
+  }
+  for (long b = 0; b < count; b += per) {
+    const long k = (first + b) * block;
+    /* Gcc keeps what a row needs in registers; of long blocks it keeps the sums of all rows. */
+    if (block <= SMALL_BLOCK)
+      for (int r = 0; r < rows; r++)
+        sum[r] = vf_fma(vf_of(dot_codes(bits, x.q, from[r], k, k + per * block)), vf_spread(scale[r] + b, per), sum[r]);
+    else
+      for (long i = k, end; i < k + block; i = end) {
+        end = k + block < i + safe ? k + block : i + safe;
+        vi dot[ROWS];
+        if (bits == 4)
+          for (int r = 0; r < rows; r++) dot[r] = dot_codes(4, x.q, from[r], i, end);
+        else {
+          for (int r = 0; r < rows; r++) dot[r] = vi_zero();
+          for (; i < end; i += step)
+            for (int r = 0; r < rows; r++) dot[r] = vi_dot(dot[r], vh_load_i8((const int8_t *)from[r] + i), vh_load(x.q + i));
+        }
+        for (int r = 0; r < rows; r++) sum[r] = vf_fma(vf_of(dot[r]), vf_all(scale[r][b]), sum[r]);
+      }
+  }
+}
 
 /* One token's products with so many rows, `apart` from each other, for codes of so many bits. */
 ALWAYS_INLINE void tile_codes(int bits, int half, struct whole x, const uint8_t *codes, const void *scales,
                               const uint8_t *zeros, float *y, long K, long block, long row, long apart, int rows) {
-  const long step = bits == 4 ? STEP_I4 : STEP_I8, blocks = K / block, per = block < step ? 2 : 1;
+  const long blocks = K / block;
   vf sum[ROWS];
   float around[ROWS] = {0};
   for (int r = 0; r < rows; r++) sum[r] = vf_zero();
-  for (long first = 0, count; first < blocks; first += count) {
-    count = blocks - first < GROUP ? blocks - first : GROUP;
-    float scale[ROWS][GROUP];
-    for (int r = 0; r < rows; r++) {
-      const long w = (row + r * apart) * blocks + first;
-      scales_of(half, scales, w, count, scale[r]);
-      for (long b = 0; zeros && b < count; b++)
-        around[r] += (float)code_at(bits, zeros, w + b) * scale[r][b] * x.sums[first + b];
-    }
-    for (long b = 0; b < count; b += per)
-      for (long k = (first + b) * block, last = k + per * block, end; k < last; k = end) {
-        end = last < k + SAFE_STEPS * step ? last : k + SAFE_STEPS * step;
-        vi dot[ROWS];
-        for (int r = 0; r < rows; r++) dot[r] = vi_zero();
-        for (long i = k; i < end; i += step) {
-          const vh a = vh_load(x.q + i);
-          if (bits == 4) {
-            const vh odd = vh_load(x.q + i + STEP_I4 / 2);
-            for (int r = 0; r < rows; r++) {
-              const uint8_t *at = codes + ((row + r * apart) * K + i) / 2;
-              dot[r] = vi_dot(vi_dot(dot[r], vh_low_i4(at), a), vh_high_i4(at), odd);
-            }
-          } else
-            for (int r = 0; r < rows; r++)
-              dot[r] = vi_dot(dot[r], vh_load_i8((const int8_t *)codes + (row + r * apart) * K + i), a);
-        }
-        for (int r = 0; r < rows; r++) {
-          const float *s = scale[r] + b;
-          sum[r] = vf_fma(vf_of(dot[r]), per == 2 ? vf_halves(s[0], s[1]) : vf_all(s[0]), sum[r]);
-        }
-      }
-  }
+  long b = 0;
+  for (; b + GROUP <= blocks; b += GROUP)
+    group_codes(bits, half, x, codes, scales, zeros, K, block, row, apart, rows, b, GROUP, sum, around);
+  if (b < blocks)
+    group_codes(bits, half, x, codes, scales, zeros, K, block, row, apart, rows, b, blocks - b, sum, around);
   for (int r = 0; r < rows; r++) y[row + r * apart] = (vf_sum(sum[r]) - around[r]) * x.scale[0];
 }
 
@@ -211,8 +250,7 @@ static void linear_codes_one_by_one(const struct thread *t, int bits, int half, 
       float total = 0;
       for (long b = 0; b < K / block; b++) {
         const long w = n * (K / block) + b;
-        float scale;
-        scales_of(half, scales, w, 1, &scale);
+        const float scale = scale_at(half, scales, w);
         int64_t dot = 0;
         for (long i = b * block; i < (b + 1) * block; i++) dot += code_at(bits, codes, n * K + i) * x.q[row * K + i];
         total += (float)dot * scale;
@@ -229,6 +267,9 @@ static void linear_codes_one_by_one(const struct thread *t, int bits, int half, 
     if (T > 1 && in_panels(block)) linear_panels(t, bits, half, T, K, N, block, x, codes, scales, zeros, y);       \
     else if (T > 1 || !in_steps(K, block, step))                                                                  \
       linear_codes_one_by_one(t, bits, half, T, K, N, block, x, codes, scales, zeros, y);                         \
+    else if (block == 32) linear_token(t, bits, half, K, N, 32, x, codes, scales, zeros, y);                      \
+    else if (block == 64) linear_token(t, bits, half, K, N, 64, x, codes, scales, zeros, y);                      \
+    else if (block == 128) linear_token(t, bits, half, K, N, 128, x, codes, scales, zeros, y);                    \
     else linear_token(t, bits, half, K, N, block, x, codes, scales, zeros, y);                                    \
   }
 DEFINE_LINEAR_CODES(i8, 8, STEP_I8, 0)
