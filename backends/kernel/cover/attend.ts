@@ -1,6 +1,6 @@
-import { times } from "../../../ir/dim.ts";
+import { type Dim, plus, times } from "../../../ir/dim.ts";
 import type { Value } from "../../../ir/graph.ts";
-import { attention, concat, iota, reshape, transpose } from "../../../ir/ops/index.ts";
+import { attention, cast, concat, iota, reshape, transpose } from "../../../ir/ops/index.ts";
 import { ringPositions } from "../../../passes/kv-cache.ts";
 import { rounded, unrounded } from "../../../passes/specialize/narrow.ts";
 import {
@@ -8,7 +8,9 @@ import {
   attention as attentionKernel,
   combine,
   queriesAtOnce,
-} from "../library/attention.ts";
+} from "../library/attention/attention.ts";
+import { operands, paddedHead, tensorKeys, tensorQueries } from "../library/attention/operands.ts";
+import { attentionTensor, tensorAttends } from "../library/attention/tensor.ts";
 import type { Half } from "../library/format.ts";
 import { storedBy } from "./heads.ts";
 import { type Bound, type Launch, type Match, type Scene, type Tile, value } from "./tile.ts";
@@ -75,6 +77,11 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
     joined: splits > 1 && device.lastArriver,
     byToken: v !== a,
   };
+  const onCores =
+    source !== undefined &&
+    tokens !== 1 &&
+    [given.k, given.v].every(isBf16) &&
+    tensorAttends(shape, device.sharedBytes);
   return {
     makes: [v],
     rebuilt: [
@@ -84,10 +91,11 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
     ],
     needs: [q, ...keys.needs],
     launches: () => {
-      const kernel = attentionKernel(shape, device);
       const bind: Record<string, Bound> = { q: value(q), step: { kind: "step" }, ...keys.bind };
       const slots = typeof keys.slots === "number" ? keys.slots : keys.slots.type.at(2);
       const uniforms = { tokens, slots, positions_at: queryPositions, ...keys.uniforms };
+      if (onCores) return tensorLaunches({ ...shape, rows: tensorQueries }, slots, { bind, uniforms, y: v });
+      const kernel = attentionKernel(shape, device);
       const tiles = { of: times(tokens, shared), per: rows };
       const grid = [tiles, { of: G, per: 1 }, { of: splits, per: 1 }] as const;
       if (splits === 1) return [{ kernel, bind: { ...bind, y: value(v) }, uniforms, grid }];
@@ -110,6 +118,48 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
       return [{ kernel, bind: { ...bind, parts, stats }, uniforms, grid }, joined];
     },
   };
+}
+
+/** Whether `x` holds nothing that would be lost by rounding to bf16. */
+function isBf16(x: Value): boolean {
+  const both = concat.of(x);
+  return both ? isBf16(both.a) && isBf16(both.b) : cast.of(x)?.x.dtype === "bf16";
+}
+
+/** Keys and values as tensor cores read them, then attention of `tokens` queries. */
+function tensorLaunches(
+  shape: AttentionShape,
+  slots: Dim,
+  given: Pick<Launch, "bind"> & {
+    readonly uniforms: Launch["uniforms"] & { readonly tokens: Dim };
+    readonly y: Value;
+  },
+): Launch[] {
+  const { heads, kvHeads, headDim } = shape;
+  const { uniforms } = given;
+  const keys = shape.fresh ? plus(slots, uniforms.tokens) : slots;
+  const queries = times(uniforms.tokens, heads / kvHeads);
+  const laid = { rows: plus(keys, tensorKeys - 1), columns: kvHeads * paddedHead(headDim) };
+  const bind: Launch["bind"] = {
+    ...given.bind,
+    operands: { kind: "scratch", scratch: laid },
+    reach: { kind: "scratch", scratch: { rows: plus(keys, queries), columns: 2 } },
+  };
+  const each = { of: kvHeads, per: 1 };
+  return [
+    {
+      kernel: operands(shape),
+      bind,
+      uniforms,
+      grid: [{ of: keys, per: tensorKeys }, each, { of: 2, per: 1 }],
+    },
+    {
+      kernel: attentionTensor(shape),
+      bind: { ...bind, y: value(given.y) },
+      uniforms,
+      grid: [{ of: queries, per: tensorQueries }, each],
+    },
+  ];
 }
 
 function keysOf(given: NonNullable<ReturnType<typeof attention.of>>, scene: Scene): Keys | undefined {

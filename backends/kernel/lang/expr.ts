@@ -55,7 +55,7 @@ export type Node =
   | { readonly kind: "lane"; readonly a: Expr; readonly lane: number }
   | { readonly kind: "vector"; readonly lanes: readonly Expr[] }
   | { readonly kind: "unpack"; readonly packing: Packing; readonly a: Expr }
-  /** Two halves into one u32, rounded to nearest even. */
+  /** Two halves, of either kind, into one u32, rounded to nearest even. */
   | { readonly kind: "pack"; readonly packing: "f16x2" | "bf16x2"; readonly a: Expr }
   /** Sum of the products of four signed bytes with four, as i32. */
   | { readonly kind: "dot4i8"; readonly a: Expr; readonly b: Expr };

@@ -67,6 +67,7 @@ export const pairs = {
     unpack(word: Expr<"u32">): readonly Expr<"f32">[];
   }
 >;
+
 /** A matrix of weights as a kernel reads it: 16 bytes at a time, its rows padded to that. */
 export class Matrix {
   readonly format: Format;

@@ -11,9 +11,9 @@ import {
   select,
   u32,
   type Writable,
-} from "../lang/index.ts";
-import { type Half, numberName, pairs } from "./format.ts";
-import { softcap as capped } from "./math.ts";
+} from "../../lang/index.ts";
+import { type Half, numberName, pairs } from "../format.ts";
+import { softcap as capped } from "../math.ts";
 
 /** Which position each slot holds. */
 export type SlotPositions =
@@ -51,7 +51,7 @@ export interface AttentionShape {
   readonly byToken: boolean;
 }
 
-const attentionName = (s: AttentionShape): string =>
+export const attentionName = (s: AttentionShape): string =>
   `attention_${s.heads}q${s.kvHeads}kv${s.headDim}_${s.slots === "uniform" ? "n" : s.slots}${s.pairs ? `_${s.pairs}` : ""}${s.fresh ? "_and_fresh" : ""}_${s.positions}_scale${numberName(s.scale)}` +
   `${s.causal ? "" : "_all"}${s.window ? `_window${s.window}` : ""}${s.softcap ? `_cap${numberName(s.softcap)}` : ""}` +
   `_rows${s.rows}${s.splits > 1 ? `_split${s.splits}` : ""}${s.joined ? "_joined" : ""}${s.byToken ? "" : "_by_head"}`;
@@ -70,9 +70,9 @@ const keysAtOnce = (headDim: number, sharedBytes: number, rows: number): number 
 };
 
 /** The score of a slot that the mask hides: next to any visible one its weight is exactly zero. */
-const hidden = -1e30;
+export const hidden = -1e30;
 /** The largest score of no slots. */
-const nothing = -3e38;
+export const nothing = -3e38;
 
 /**
  * softmax(q·kᵀ·scale)·v with the running maximum and sum of Milakov & Gimelshein (2018), so that no row of scores
@@ -357,7 +357,7 @@ function join(
 }
 
 /** The row of the result that belongs to a head and a token. */
-const placeOf = (
+export const placeOf = (
   s: AttentionShape,
   head: Expr<"u32">,
   token: Expr<"u32">,
