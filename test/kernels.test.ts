@@ -11,7 +11,7 @@ import { decompose } from "../passes/decompose.ts";
 import { map } from "../passes/pass.ts";
 import { findGpu } from "./support/gpu.ts";
 import { GpuMachine } from "./support/gpu-machine.ts";
-import { anything, cases, products, tensorProducts } from "./support/kernel-cases.ts";
+import { anything, cases, products, tensorLayers, tensorProducts } from "./support/kernel-cases.ts";
 import { KernelMachine, type Machine, noCompiler, PlanRun } from "./support/kernel-machine.ts";
 import { random, randomTensor } from "./support/random-graph.ts";
 import { weightsOf } from "./support/tensors.ts";
@@ -51,7 +51,7 @@ interface Case {
 /** Each op on its own runs on the GPU in backend-ops.test.ts. */
 const casesOn = (device: string) => {
   if (device === "groups") return [...cases, ...anything];
-  if (device === "warps") return [...cases, ...tensorProducts];
+  if (device === "warps") return [...cases, ...tensorProducts, ...tensorLayers];
   return device === "gpu" ? cases.filter((c) => !c.name.startsWith("op ")) : cases;
 };
 /** Of one machine's kernels, which are of many plans. */

@@ -330,12 +330,13 @@ export const tensorProducts: readonly KernelCase[] = (
     ["bf16", 0, 140, 172, 130],
     ["i8", 272, 140, 272, 9],
     ["i8", 32, 140, 288, 9],
-    ["i8", 64, 70, 192, 130],
-    ["i4", 320, 70, 320, 9],
+    ["i8", 64, 76, 192, 130],
+    ["i4", 320, 76, 320, 9],
     ["i4", 32, 140, 288, 9],
-    ["i4", 128, 70, 256, 3],
-    ["bf16", 0, 8450, 44, 3],
-    ["i8", 80, 8450, 80, 3],
+    ["i4", 128, 76, 256, 3],
+    ["bf16", 0, 8452, 44, 3],
+    ["i8", 80, 8452, 80, 3],
+    ["i8", 16, 70, 48, 3],
   ] as const
 ).flatMap(([dtype, block, rows, columns, tokens]) => {
   const make = (name: string, rows: number) => {
@@ -362,5 +363,27 @@ export const tensorProducts: readonly KernelCase[] = (
     },
   ];
 });
+
+/** What goes from kernel to kernel in the bf16 of tensor cores, and what has another reader too. */
+export const tensorLayers: readonly KernelCase[] = [false, true].flatMap((shared) =>
+  (["bf16", "i8"] as const).map((dtype) => {
+    const project = (name: string, rows: number, columns: number) => {
+      if (dtype === "i8") return coded("i8", 32, false, rows, columns, name);
+      const w = f32(param({ name, type: tensor("bf16", rows, columns) }));
+      return { over: (v: Value) => linear(v, w), values: {} };
+    };
+    const [gate, up, down] = [project("gate", 192, 64), project("up", 192, 64), project("down", 64, 192)];
+    const stream = x(64);
+    const unit = norm(stream);
+    const inner = geglu(gate.over(unit), up.over(unit));
+    const out = add(stream, down.over(inner));
+    return {
+      name: `tensor layer of ${dtype}${shared ? ", its parts read by others too" : ""}`,
+      graph: graph(shared ? add(out, add(unit, slice(inner, { axis: 2, from: 0, to: 64 }))) : out, stream),
+      tokens: [9, 130],
+      values: { ...gate.values, ...up.values, ...down.values },
+    };
+  }),
+);
 
 export const cases: readonly KernelCase[] = [...products, ...tables, ...norms, ...layers, ...alone, ...ops];

@@ -53,6 +53,7 @@ export class Cover implements Scene, Source {
   readonly rounded: Scene["rounded"] = new Map();
   readonly #stage: Stage;
   readonly #uses = new Map<Value, number>();
+  readonly #readers = new Map<Value, Value[]>();
   readonly #next = new Map<string, Value>();
   readonly #inputs: ReadonlySet<Value>;
   readonly #matches = new Map<Value, Match | undefined>();
@@ -73,6 +74,8 @@ export class Cover implements Scene, Source {
     const outputs = Object.entries(graph.outputs);
     for (const v of [...graph.values().flatMap((v) => v.inputs), ...outputs.map(([, v]) => v)])
       this.#uses.set(v, this.uses(v) + 1);
+    for (const v of graph.values())
+      for (const x of v.inputs) this.#readers.set(x, [...(this.#readers.get(x) ?? []), v]);
     for (const [output, input] of Object.entries(graph.aliases))
       this.#next.set(input, graph.outputs[output] as Value);
     for (const v of graph.inputs) {
@@ -95,6 +98,10 @@ export class Cover implements Scene, Source {
   }
   uses(v: Value): number {
     return this.#uses.get(v) ?? 0;
+  }
+  readers(v: Value): readonly Value[] | undefined {
+    const found = this.#readers.get(v) ?? [];
+    return found.length === this.uses(v) ? found : undefined;
   }
   stored(v: Value): Value | undefined {
     return this.#stage.packer.stored(v);

@@ -15,10 +15,21 @@ import type { Half } from "../library/format.ts";
 import type { GemmShape } from "../library/products/gemm.ts";
 import { gemv, rowsOfGroup } from "../library/products/gemv.ts";
 import { type HeadsShape, keepPairs, pairsOfGroup, qkv, ropeHeads } from "../library/rope.ts";
+import { alike, type Product, packed, productOfWeights } from "./factors.ts";
 import { asIs, type Input, inputs, plainVector, Shared } from "./input.ts";
-import { factor, manyTokens, rowsOf } from "./many-tokens.ts";
-import { alike, cutFor, type Product, packed, productOfWeights } from "./product.ts";
-import { type Bound, binds, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
+import { factor, manyTokens } from "./many-tokens.ts";
+import { cutFor } from "./product.ts";
+import {
+  type Bound,
+  binds,
+  type Launch,
+  type Match,
+  rowsOf,
+  type Scene,
+  type Tile,
+  value,
+  whole,
+} from "./tile.ts";
 
 interface Turn {
   readonly positions: Value;

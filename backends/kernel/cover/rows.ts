@@ -2,11 +2,12 @@ import type { Value } from "../../../ir/graph.ts";
 import { add, cast, constant, gather, mul, quant_gather, rms_norm } from "../../../ir/ops/index.ts";
 import { embed as embedKernel } from "../library/embed.ts";
 import { type Format, isStored } from "../library/format.ts";
-import { rmsNorm } from "../library/norm.ts";
+import { rmsNorm, rmsNormBf16 } from "../library/norm.ts";
+import { storedCodes } from "./factors.ts";
 import { plainVector } from "./input.ts";
-import { rowsOf } from "./many-tokens.ts";
-import { chunkOf, inGroups, nth, storedCodes } from "./product.ts";
-import { type Bound, type Launch, type Match, type Scene, type Tile, value, whole } from "./tile.ts";
+import { leave } from "./many-tokens.ts";
+import { chunkOf, inGroups, nth } from "./product.ts";
+import { type Bound, type Launch, type Match, rowsOf, type Scene, type Tile, value, whole } from "./tile.ts";
 
 /** rms_norm, with the residual connection after it if there is one. */
 export const norm: Tile = {
@@ -30,13 +31,15 @@ export const norm: Tile = {
       launches: () => {
         const threads = Math.min(scene.device.threads, 2 ** Math.ceil(Math.log2(columns)));
         const spec = { columns, eps: found.attrs.eps, residual: residual !== undefined };
+        const { bound, leaves } = residual ? { bound: value(v) } : leave(v, scene);
         const bind: Record<string, Bound> = {
           x: value(found.x),
           scale: whole(scene.pack([found.scale], "numbers")),
-          y: value(v),
+          y: bound,
         };
         if (residual) bind.residual = value(residual);
-        return [{ kernel: rmsNorm(spec, threads), bind, uniforms: {}, grid: [{ of: rows, per: 1 }] }];
+        const kernel = leaves ? rmsNormBf16(spec, leaves, threads) : rmsNorm(spec, threads);
+        return [{ kernel, bind, uniforms: { tokens: rows }, grid: [{ of: rows, per: 1 }] }];
       },
     };
   },

@@ -1,4 +1,4 @@
-import type { Dim } from "../../../ir/dim.ts";
+import { type Dim, product } from "../../../ir/dim.ts";
 import type { Graph, Value } from "../../../ir/graph.ts";
 import type { Kernel } from "../lang/index.ts";
 import type { Half } from "../library/format.ts";
@@ -24,6 +24,9 @@ export type Bound =
   | { readonly kind: "part"; readonly value: Value; readonly offset: number; readonly bytes: number }
   | { readonly kind: "step" }
   | { readonly kind: "home"; readonly home: Home };
+
+/** How many rows of numbers there are. */
+export const rowsOf = (v: Value): Dim => product(v.shape.slice(0, -1));
 
 export const value = (v: Value): Bound => ({ kind: "value", value: v });
 export const whole = (weight: PackedWeight, chunk = 0): Bound => ({ kind: "weight", weight, chunk });
@@ -72,6 +75,8 @@ export interface Scene {
   readonly counters: Bound;
   /** Where values stand besides their f32 in the bf16 that tensor cores multiply, in so many parts. */
   readonly rounded: Map<Value, { readonly bound: Bound; readonly parts: 1 | 2 }>;
+  /** The values that read `v`; undefined where an output of the graph does. */
+  readers(v: Value): readonly Value[] | undefined;
   /** How many values and outputs read `v`. */
   uses(v: Value): number;
   /** The param behind `v` if it is a weight, as the checkpoint or the setup stores it: a plain widening is looked through. */

@@ -235,7 +235,8 @@ const gathered = <T extends Type>(type: T, parts: readonly Expr[]): Expr<T> =>
 /** Vectors of these lanes. */
 export const pair = (a: Expr<"f32">, b: Expr<"f32">): Expr<"f32x2"> => gathered("f32x2", [a, b]);
 export const quad = (...parts: readonly Expr<"f32">[]): Expr<"f32x4"> => gathered("f32x4", parts);
-export const words = (...parts: readonly Expr<"u32">[]): Expr<"u32x4"> => gathered("u32x4", parts);
+export const twoWords = (a: Expr<"u32">, b: Expr<"u32">): Expr<"u32x2"> => gathered("u32x2", [a, b]);
+export const fourWords = (...parts: readonly Expr<"u32">[]): Expr<"u32x4"> => gathered("u32x4", parts);
 
 function lift(like: Expr, b: Expr | number): Expr {
   return typeof b === "number" ? literal(lanes(like.type).scalar, b) : b;

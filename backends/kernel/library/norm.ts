@@ -1,5 +1,14 @@
-import { type Expr, type Kernel, type KernelBuilder, kernel, type Readable } from "../lang/index.ts";
+import {
+  type Expr,
+  type Kernel,
+  type KernelBuilder,
+  kernel,
+  type Readable,
+  range,
+  twoWords,
+} from "../lang/index.ts";
 import { numberName } from "./format.ts";
+import { bf16Parts } from "./products/to-bf16.ts";
 
 export interface NormShape {
   readonly columns: number;
@@ -30,6 +39,44 @@ export function rmsNorm(s: NormShape, threads: number): Kernel {
       const at = k.let("at", start.add(i));
       const value = x.at(at).mul(root).mul(scale.at(i));
       y.set(at, residual ? residual.at(at).add(value) : value);
+    });
+  });
+}
+
+/** The same without a residual, in the bf16 that tensor cores multiply; see `toBf16`. Columns are a multiple of 64. */
+export function rmsNormBf16({ columns, eps }: NormShape, parts: 1 | 2, threads: number): Kernel {
+  const name = `rms_norm_${columns}_eps${numberName(eps)}_bf16${parts > 1 ? "_pair" : ""}`;
+  const doc = `each row of ${columns} over its root mean square, times scale, in ${parts > 1 ? "two " : ""}bf16`;
+  return kernel(name, { doc, threads }, (k) => {
+    const x = k.input("x", "f32x4");
+    const scale = k.weight("scale", "f32x4");
+    const y = k.output("y", "u32x2");
+    const tokens = k.uniform("tokens");
+    const quads = { from: k.thread, to: columns / 4, step: threads } as const;
+    const squares = k.zero("squares", "f32x4");
+    k.for("i", quads, (i) => {
+      const value = k.let("value", x.at(k.group.x.mul(columns / 4).add(i)));
+      squares.inc(value.mul(value));
+    });
+    const [square] = k.reduce("+", [{ name: "square", value: squares.sum() }]);
+    if (!square) return;
+    const root = k.let("inverse_root", square.div(columns).add(eps).rsqrt());
+    k.for("i", quads, (i) => {
+      const value = x
+        .at(k.group.x.mul(columns / 4).add(i))
+        .mul(root)
+        .mul(scale.at(i));
+      const [a, b, c, d] = k.let("four", value).lanes() as [
+        Expr<"f32">,
+        Expr<"f32">,
+        Expr<"f32">,
+        Expr<"f32">,
+      ];
+      const [low, high] = [bf16Parts(a, b, parts), bf16Parts(c, d, parts)];
+      for (const p of range(parts)) {
+        const row = k.group.x.add(tokens.mul(p)).mul(columns / 4);
+        y.set(row.add(i), twoWords(low[p] as Expr<"u32">, high[p] as Expr<"u32">));
+      }
     });
   });
 }

@@ -3,7 +3,7 @@ import {
   type Kernel,
   type KernelBuilder,
   kernel,
-  literal,
+  pair,
   quad,
   type Readable,
   range,
@@ -24,11 +24,11 @@ import {
   tensorTile,
   tokensOfTile,
 } from "./tensor-tile.ts";
-import { bf16Pieces } from "./to-bf16.ts";
+import { bf16Parts, bf16Pieces } from "./to-bf16.ts";
 
-/** Whether tensor cores can read a matrix of this format without losing anything: in bf16, a scale for each step. */
-export const tensorReads = ({ dtype, block, zero }: Format): boolean =>
-  !zero && (dtype === "bf16" || ((dtype === "i8" || dtype === "i4") && block % 16 === 0));
+/** Whether tensor cores can read so many rows of this format without losing anything: in bf16, a scale for each step. */
+export const tensorReads = ({ dtype, block, zero }: Format, rows: number): boolean =>
+  rows % 2 === 0 && !zero && (dtype === "bf16" || ((dtype === "i8" || dtype === "i4") && block % 16 === 0));
 
 /** Two numbers that bf16 holds, in one word: the first in the lower half. */
 const pairOf = (a: Expr<"f32">, b: Expr<"f32">): Expr<"u32"> =>
@@ -43,14 +43,17 @@ export function gemmTensor(s: GemmShape): Kernel {
   const { gate, residual } = s.epilogue;
   const doc =
     `y = ${residual ? "residual + " : ""}${gate ? `${gate}(x·Aᵀ) · (x·Bᵀ), A above B` : "x·Wᵀ"} for each token, on tensor ` +
-    `cores, x as ${s.rounds ? "bf16" : "two bf16"}`;
-  const name = `${gemmName(s).replace("gemm_", "gemm_tensor_")}${s.rounds ? "_rounded" : ""}`;
+    `cores, x as ${s.rounds ? "bf16" : "two bf16"}${s.leaves ? ", and so y" : ""}`;
+  const left = s.leaves ? `_bf16${s.leaves > 1 ? "_pair" : ""}` : "";
+  const name = `${gemmName(s).replace("gemm_", "gemm_tensor_")}${s.rounds ? "_rounded" : ""}${left}`;
   const tile = tensorTile(s);
   return kernel(name, { doc, threads: tensorThreads }, (k) => {
     const x = k.input("x", "u32x4");
     const matrix = new Matrix(k, s.format, s.columns);
-    const added = residual ? k.input("residual", "f32") : undefined;
-    const y = k.output("y", "f32");
+    const added = residual ? k.input("residual", "f32x2") : undefined;
+    const y: Result = s.leaves
+      ? { parts: s.leaves, to: k.output("y", "u32") }
+      : { parts: undefined, to: k.output("y", "f32x2") };
     const tokens = k.uniform("tokens");
     const w = k.shared("w_tiles", tile.w.type, tile.stages * tile.w.stage * ofPiece(tile.w));
     const xs = k.shared("x_tiles", tile.x.type, tile.stages * tile.parts * tile.x.stage * ofPiece(tile.x));
@@ -124,14 +127,23 @@ class Loader {
     this.#tiles = tiles;
   }
 
-  /** The row of the matrix behind one of the tile: of gated ones each warp has as many of either half. */
+  /**
+   * The row of the matrix behind one of the tile. Rows g and g + 8 of sixteen, which a thread has sums of, are neighbours in
+   * the matrix; of gated ones each warp has as many of either half.
+   */
   readonly rowOf = (row: Expr<"u32">): Expr<"u32"> => {
     const { rows, epilogue } = this.#s;
     const { firstRow } = this.#tiles;
-    if (!epilogue.gate) return firstRow.add(row).min(rows - 1);
+    const neighbour = row.mod(8).mul(2).add(row.div(8).mod(2));
     const [both, one] = [this.#tile.own.rows * 16, this.#tile.own.rows * 8];
+    const sixteen = row.div(16).mul(16);
+    if (!epilogue.gate)
+      return firstRow
+        .add(sixteen)
+        .add(neighbour)
+        .min(rows - 1);
     return firstRow
-      .add(row.div(both).mul(one).add(row.mod(one)))
+      .add(row.div(both).mul(one).add(sixteen.mod(one)).add(neighbour))
       .min(rows - 1)
       .add(row.mod(both).div(one).mul(rows));
   };
@@ -301,9 +313,13 @@ function tokensAsCodes(
 interface Written extends Place {
   readonly matrix: Matrix;
   readonly sums: readonly (readonly Var<"f32x4">[])[];
-  readonly added: Readable<"f32"> | undefined;
-  readonly y: Writable<"f32">;
+  readonly added: Readable<"f32x2"> | undefined;
+  readonly y: Result;
 }
+/** Two neighbouring rows of y for each token: as they are, or as a word for each part. */
+type Result =
+  | { readonly parts: undefined; readonly to: Writable<"f32x2"> }
+  | { readonly parts: 1 | 2; readonly to: Writable<"u32"> };
 
 /** What comes after the product, and where it goes. */
 function write(k: KernelBuilder, s: GemmShape, tile: TensorTile, w: Written): void {
@@ -311,44 +327,52 @@ function write(k: KernelBuilder, s: GemmShape, tile: TensorTile, w: Written): vo
   const { gate } = s.epilogue;
   const halves = gate ? 2 : 1;
   const own = tile.own.rows / halves;
-  const scaleOf = (row: Expr<"u32">) =>
-    matrix.rowScale ? matrix.scale(row, literal("u32", 0), 0) : undefined;
-  for (const i of range(own))
-    for (const up of [0, 8]) {
-      const row = k.let(
-        "row",
-        w.firstRow
-          .add(w.warpRow.div(halves))
-          .add(i * 16 + up)
-          .add(w.g),
+  const inWarp = w.warpRow.div(halves).add(w.g.mul(2));
+  for (const i of range(own)) {
+    const row = k.let("row", w.firstRow.add(inWarp).add(i * 16));
+    k.if(row.lt(s.rows), () => {
+      const scales = range(halves).map((h) =>
+        range(2).map((up) => {
+          const scale = matrix.rowScale && matrix.scaleAt(row.add(h * s.rows + up), u32(0));
+          return scale && k.let(`scale${h || ""}${up ? "b" : "a"}`, scale);
+        }),
       );
-      k.if(row.lt(s.rows), () => {
-        const scales = range(halves).map((h) => {
-          const scale = scaleOf(row.add(h * s.rows));
-          return scale && k.let(`scale${h || ""}`, scale);
-        });
-        for (const j of range(tile.own.tokens))
-          for (const odd of [0, 1]) {
-            const token = k.let(
-              "token",
-              w.firstToken
-                .add(w.warpToken)
-                .add(j * 8 + odd)
-                .add(w.t.mul(2)),
-            );
-            k.if(token.lt(tokens), () => {
-              const lane = up / 4 + odd;
+      for (const j of range(tile.own.tokens))
+        for (const odd of [0, 1]) {
+          const token = k.let(
+            "token",
+            w.firstToken
+              .add(w.warpToken)
+              .add(j * 8 + odd)
+              .add(w.t.mul(2)),
+          );
+          k.if(token.lt(tokens), () => {
+            const [low, high] = range(2).map((up) => {
               const [first, second] = range(halves).map((h) => {
                 const acc = sums[h * own + i]?.[j] as Var<"f32x4">;
-                const sum = acc.lane(lane) as Expr<"f32">;
-                return scales[h] ? sum.mul(scales[h]) : sum;
+                const sum = acc.lane(2 * up + odd) as Expr<"f32">;
+                const scale = scales[h]?.[up];
+                return scale ? sum.mul(scale) : sum;
               }) as [Expr<"f32">, Expr<"f32">];
-              let value = gate ? activations[gate](k.let("gate", first)).mul(second) : first;
-              if (s.epilogue.softcap) value = softcap(value, s.epilogue.softcap);
-              const place = k.let("place", token.mul(s.rows).add(row));
-              y.set(place, added ? added.at(place).add(value) : value);
-            });
-          }
-      });
-    }
+              const value = gate ? activations[gate](k.let("gate", first)).mul(second) : first;
+              return k.let(
+                up ? "high" : "low",
+                s.epilogue.softcap ? softcap(value, s.epilogue.softcap) : value,
+              );
+            }) as [Expr<"f32">, Expr<"f32">];
+            if (y.parts) {
+              const words = bf16Parts(low, high, y.parts);
+              words.forEach((word, part) => {
+                const place = token.add(tokens.mul(part)).mul(bf16Pieces(s.rows) * 4);
+                y.to.set(place.add(row.div(2)), word);
+              });
+              return;
+            }
+            const place = k.let("place", token.mul(s.rows / 2).add(row.div(2)));
+            const both = pair(low, high);
+            y.to.set(place, added ? added.at(place).add(both) : both);
+          });
+        }
+    });
+  }
 }

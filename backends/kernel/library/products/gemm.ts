@@ -23,6 +23,8 @@ export interface GemmShape {
   readonly cut?: boolean;
   /** x is rounded to bf16 first, where tensor cores multiply it. */
   readonly rounds?: boolean;
+  /** y is left in so many parts of bf16, as tensor cores read it next: see `toBf16`. Not with a residual. */
+  readonly leaves?: 1 | 2;
 }
 
 export const gemmName = (s: GemmShape): string =>

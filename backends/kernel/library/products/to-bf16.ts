@@ -1,12 +1,23 @@
-import { type Expr, type Kernel, kernel, literal, range, select, words } from "../../lang/index.ts";
+import { type Expr, fourWords, type Kernel, kernel, literal, range, select } from "../../lang/index.ts";
 import { pairs } from "../format.ts";
 
 /** Pieces of eight bf16 in a row of x as tensor cores read it: whole tiles, whatever the number of their columns. */
 export const bf16Pieces = (columns: number): number => Math.ceil(columns / 64) * 8;
 
 /**
- * x [tokens, columns] as tensor cores multiply it: rounded to bf16, ties to even, rows filled up with zeros; with two parts
- * all tokens once more, of what the first rounding left, so that their sum has 16 bits of x. One thread writes one piece.
+ * Two numbers as the bf16 that tensor cores multiply, a word for each part: rounded to nearest, ties to even, and what that
+ * leaves, so that the sum of both has 16 bits of them.
+ */
+export function bf16Parts(a: Expr<"f32">, b: Expr<"f32">, parts: 1 | 2): readonly Expr<"u32">[] {
+  const near = pairs.bf16.pack(a, b);
+  if (parts === 1) return [near];
+  const [nearA, nearB] = pairs.bf16.unpack(near) as [Expr<"f32">, Expr<"f32">];
+  return [near, pairs.bf16.pack(a.sub(nearA), b.sub(nearB))];
+}
+
+/**
+ * x [tokens, columns] as tensor cores multiply it, rows filled up with zeros: all tokens' first parts, then all second ones. A
+ * thread writes one piece.
  */
 export function toBf16(columns: number, parts: 1 | 2, threads: number): Kernel {
   const doc = `x in bf16, rounded to nearest${parts > 1 ? ", and what that leaves, in bf16 too" : ""}; ${columns} columns`;
@@ -26,17 +37,11 @@ export function toBf16(columns: number, parts: 1 | 2, threads: number): Kernel {
         const four = whole ? read : select(at.lt(columns / 4), read, literal("f32x4", 0));
         return k.let(`four${n}`, four).lanes() as Expr<"f32">[];
       });
-      const two = (all: readonly Expr<"f32">[], n: number) =>
-        all.slice(2 * n, 2 * n + 2) as [Expr<"f32">, Expr<"f32">];
-      const near = range(4).map((n) => k.let(`near${n}`, pairs.bf16.pack(...two(numbers, n))));
-      y.set(i, words(...near));
-      if (parts === 1) return;
-      const rest = near.map((word, n) => {
-        const [a, b] = two(numbers, n);
-        const [nearA, nearB] = pairs.bf16.unpack(word) as [Expr<"f32">, Expr<"f32">];
-        return pairs.bf16.pack(a.sub(nearA), b.sub(nearB));
-      });
-      y.set(i.add(count), words(...rest));
+      const all = range(4).map((n) =>
+        bf16Parts(numbers[2 * n] as Expr<"f32">, numbers[2 * n + 1] as Expr<"f32">, parts),
+      );
+      for (const p of range(parts))
+        y.set(i.add(count.mul(p)), fourWords(...all.map((w) => w[p] as Expr<"u32">)));
     });
   });
 }
