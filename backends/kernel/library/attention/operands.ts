@@ -1,6 +1,7 @@
 import {
   type Expr,
   f32,
+  fourWords,
   i32,
   type Kernel,
   type KernelBuilder,
@@ -10,7 +11,6 @@ import {
   range,
   select,
   u32,
-  words,
 } from "../../lang/index.ts";
 import { pairs } from "../format.ts";
 import { type AttentionShape, attentionName } from "./attention.ts";
@@ -66,7 +66,7 @@ export function places(k: KernelBuilder) {
 
 /** Words of two bf16: each number of one beside that of the other. */
 export const beside = (a: Expr<"f32x4">, b: Expr<"f32x4">): Expr<"u32x4"> =>
-  words(...range(4).map((i) => pairs.bf16.pack(a.lane(i), b.lane(i))));
+  fourWords(...range(4).map((i) => pairs.bf16.pack(a.lane(i), b.lane(i))));
 
 /** Reads numbers of a key or value, where `row` counts the slots of a head, and those of the heads before it. */
 type Read<T extends "u32x4" | "f32"> = (row: Expr<"u32">, at: Expr<"u32">) => Expr<T>;
@@ -217,7 +217,7 @@ export function operands(s: AttentionShape): Kernel {
           return k.let(`value${i}`, found(values, slot, number, f32(0)));
         });
         const both = range(4).map((i) => pairs.bf16.pack(...twoOf(read.slice(2 * i, 2 * i + 2))));
-        out.set(base.add(tileQuads(s.headDim)).add(eight.mul(32)).add(lane), words(...both));
+        out.set(base.add(tileQuads(s.headDim)).add(eight.mul(32)).add(lane), fourWords(...both));
       });
     k.if(
       needed.reduce((a, b) => a.and(b)),

@@ -1,6 +1,7 @@
 import {
   type Expr,
   f32,
+  fourWords,
   type Kernel,
   kernel,
   literal,
@@ -8,7 +9,6 @@ import {
   range,
   select,
   u32,
-  words,
 } from "../../lang/index.ts";
 import { pairs } from "../format.ts";
 import { type AttentionShape, attentionName, hidden, nothing, placeOf } from "./attention.ts";
@@ -259,7 +259,7 @@ export function attentionTensor(s: AttentionShape): Kernel {
             return pairs.bf16.pack(...weights);
           }),
         );
-        weightsOfAll.set(k.thread, words(...own));
+        weightsOfAll.set(k.thread, fourWords(...own));
         k.arrive(1);
         k.barrier();
         const weights = both((h) => {
