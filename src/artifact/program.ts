@@ -29,7 +29,7 @@ export const selftestBytes = (ids: number, scores: number, layers: number): numb
 
 /**
  * "gemmacs2", how many ids, scores and layers, the share that may be off, the ids, the scores after the last of them, and
- * for each layer its name in 64 bytes and three sums over what it left for the last token (sum_up in main.c).
+ * for each layer its name in 64 bytes and three sums over what it left for the last token (sum_up in selftest.c).
  */
 export function selftestFile(
   proof: Omit<ProofRequest, "dir">,
