@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { emulated } from "../backends/cuda/index.ts";
 import { Names, type Plan, plan } from "../backends/kernel/index.ts";
 import { dim } from "../ir/dim.ts";
 import { Graph, type Value } from "../ir/graph.ts";
@@ -151,19 +152,34 @@ const cases = [...chosen, ...fc.sample(any, { seed: 7, numRuns: 24 })].map((c) =
   plan: plan(graphOf(c), { device, tokens: Math.max(2, ...c.steps), names }),
 }));
 
-describe.skipIf(noCompiler)("attention on tensor cores, in bf16", () => {
+test("attention of many tokens in bf16 is left to tensor cores", () => {
+  for (const { plan, name } of cases)
+    expect(plan.prefill.dispatches.map((d) => d.kernel.name).join(), name).toContain("attention_tensor_");
+});
+
+/** As CUDA threads wait for each other and for copies as on a GPU, in this order or the other. */
+const ways = [
+  { print: "c", order: "at once", own: cases },
+  { print: "cuda", order: "in turns", own: cases.slice(0, chosen.length) },
+  { print: "cuda", order: "in turns from the last", own: cases.slice(0, chosen.length) },
+] as const;
+const cxx = await emulated();
+
+describe.each(ways)("attention on tensor cores as $print, threads $order", ({ print, order, own }) => {
   let machine: KernelMachine;
+  const missing = print === "c" ? noCompiler : cxx ? undefined : "there is no C++ compiler";
   beforeAll(async () => {
-    machine = await KernelMachine.make(cases.flatMap((c) => c.plan.kernels));
+    const env = order.endsWith("last") ? { GEMMA_BACKWARDS: "1" } : {};
+    if (!missing)
+      machine = await KernelMachine.make(
+        own.flatMap((c) => c.plan.kernels),
+        print,
+        env,
+      );
   }, 120_000);
   afterAll(() => machine?.close());
 
-  test("is chosen for every case", () => {
-    for (const { plan, name } of cases)
-      expect(plan.prefill.dispatches.map((d) => d.kernel.name).join(), name).toContain("attention_tensor_");
-  });
-
-  test.each(cases)("$name", async (c) => {
+  test.skipIf(missing).for(own)("$name", async (c) => {
     const all = tokensOf(c);
     const next = random(all + c.headDim);
     const [H, G, D] = [c.kvHeads * c.shared, c.kvHeads, c.headDim];

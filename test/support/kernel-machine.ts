@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { Kernel } from "../../backends/kernel/lang/index.ts";
 import type {
@@ -15,7 +16,7 @@ import type {
   State,
 } from "../../backends/kernel/plan/types.ts";
 import { packedBytes } from "../../backends/kernel/plan/weights.ts";
-import { c, cPrelude } from "../../backends/kernel/print/index.ts";
+import { c, cPrelude, cuda, cudaPrelude } from "../../backends/kernel/print/index.ts";
 import type { WeightStream } from "../../backends/stream/index.ts";
 import { type Sizes, size } from "../../ir/dim.ts";
 
@@ -29,22 +30,58 @@ export const noCompiler = ((): string | undefined => {
   }
 })();
 
+/** What runs kernels as one language prints them: its compiler, and how a launch is spelled. */
+interface Language {
+  readonly compiler: readonly [command: string, ...flags: string[]];
+  readonly prelude: string;
+  print(k: Kernel): string;
+  /** Launches `k` on x, y and z groups with the buffers b and the words u. */
+  launch(k: Kernel): string;
+}
+const uniforms = (k: Kernel, float: string) =>
+  k.uniforms.map((u, n) => (u.type === "f32" ? `${float}(u[${n}])` : `u[${n}]`));
+
+const languages = {
+  c: {
+    compiler: [
+      ..."gcc -x c -std=c11 -Wall -Wextra -Werror -Wno-unused-function -Wno-unused-parameter".split(" "),
+      ..."-Wno-unused-variable -ffp-contract=off -O0".split(" "),
+    ] as [string],
+    prelude: cPrelude,
+    print: c,
+    launch: (k) => `for (uint32_t n = 0; n < z; n++)
+        for (uint32_t j = 0; j < y; j++)
+          for (uint32_t i = 0; i < x; i++)
+            ${k.name}(${["(Group){i, j, n}", "x", ...k.buffers.map((_, n) => `b[${n}]`), ...uniforms(k, "f32_from_u32")].join(", ")});`,
+  },
+  /** Groups of fibers: copies that are sent ahead arrive when they are waited for. */
+  cuda: {
+    compiler: [
+      ..."c++ -x c++ -std=c++17 -w -ffp-contract=off -fno-strict-aliasing -U_FORTIFY_SOURCE -O0".split(" "),
+      `-I${fileURLToPath(new URL("../../backends/cuda/processor", import.meta.url))}`,
+    ] as [string],
+    prelude: `#include <cuda_runtime.h>\n${cudaPrelude}
+struct memory_at { void *at; template <typename T> operator T *() const { return (T *)at; } };`,
+    print: cuda,
+    launch: (k) => `{
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3(x, y, z), config.blockDim = dim3(${k.threads});
+        cudaLaunchKernelEx(${["&config", k.name, ...k.buffers.map((_, n) => `memory_at{b[${n}]}`), ...uniforms(k, "bits_as<float>")].join(", ")});
+      }`,
+  },
+} as const satisfies Record<string, Language>;
+
 /** Runs the commands that arrive on its standard input: allocate, write, read, launch. */
-const main = (kernels: readonly Kernel[]) => `
+const main = (kernels: readonly Kernel[], { launch }: Language) => `
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 static void get(void *to, size_t bytes) { if (fread(to, 1, bytes, stdin) != bytes) exit(0); }
 static uint32_t word(void) { uint32_t w; get(&w, 4); return w; }
-static void run(uint32_t kernel, Group group, uint32_t groups_x, void **b, const uint32_t *u) {
+static void run(uint32_t kernel, uint32_t x, uint32_t y, uint32_t z, void **b, const uint32_t *u) {
   (void)b, (void)u;
   switch (kernel) {
-${kernels
-  .map((k, i) => {
-    const uniforms = k.uniforms.map((u, n) => (u.type === "f32" ? `f32_from_u32(u[${n}])` : `u[${n}]`));
-    const args = ["group", "groups_x", ...k.buffers.map((_, n) => `b[${n}]`), ...uniforms];
-    return `    case ${i}: ${k.name}(${args.join(", ")}); break;`;
-  })
-  .join("\n")}
+${kernels.map((k, i) => `    case ${i}: ${launch(k)}\n      break;`).join("\n")}
   }
 }
 int main(void) {
@@ -53,7 +90,7 @@ int main(void) {
     const uint32_t command = word(), id = word();
     if (command == 1) {
       const size_t bytes = ((size_t)word() + 255) / 256 * 256;
-      memory[id] = aligned_alloc(256, bytes + 256);
+      memory[id] = (unsigned char *)aligned_alloc(256, bytes + 256);
       memset(memory[id], 0, bytes + 256);
     } else if (command == 2) {
       const uint32_t offset = word(), bytes = word();
@@ -71,9 +108,7 @@ int main(void) {
       uint32_t u[32];
       for (uint32_t i = 0; i < buffers; i++) { const uint32_t m = word(); b[i] = memory[m] + word(); }
       get(u, uniforms * 4);
-      for (uint32_t k = 0; k < z; k++)
-        for (uint32_t j = 0; j < y; j++)
-          for (uint32_t i = 0; i < x; i++) run(id, (Group){i, j, k}, x, b, u);
+      run(id, x, y, z, b, u);
     }
   }
 }
@@ -88,7 +123,7 @@ export interface Machine {
   launch(d: Dispatch, sizes: Sizes, place: (b: Binding) => readonly [id: number, offset: number]): void;
 }
 
-/** Kernels in their C print, compiled by gcc, in a process of their own that holds the memory. */
+/** Kernels as C, or as CUDA for the processor, in a process of their own that holds the memory. */
 export class KernelMachine implements Machine {
   readonly #kernels: ReadonlyMap<string, number>;
   readonly #process: ChildProcessWithoutNullStreams;
@@ -97,17 +132,24 @@ export class KernelMachine implements Machine {
   #next = 0;
   #dead: Error | undefined;
 
-  /** One call of gcc for all of `kernels`. */
-  static async make(kernels: readonly Kernel[]): Promise<KernelMachine> {
+  /** One call of a compiler for all of `kernels`. */
+  static async make(
+    kernels: readonly Kernel[],
+    printed: keyof typeof languages = "c",
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<KernelMachine> {
     const dir = mkdtempSync(join(tmpdir(), "gemmac-kernels-"));
     try {
+      const language: Language = languages[printed];
       const unique = [...new Map(kernels.map((k) => [k.name, k])).values()];
-      const source = join(dir, "kernels.c");
-      writeFileSync(source, [cPrelude, ...unique.map(c), main(unique)].join("\n"));
-      const quiet = ["-Wno-unused-function", "-Wno-unused-parameter", "-Wno-unused-variable"];
-      const strict = ["-std=c11", "-Wall", "-Wextra", "-Werror", ...quiet, "-ffp-contract=off"];
-      await promisify(execFile)("gcc", [...strict, "-O0", "-o", join(dir, "kernels"), source, "-lm"]);
-      const running = spawn(join(dir, "kernels"), { stdio: "pipe" });
+      const source = join(dir, "source");
+      writeFileSync(
+        source,
+        [language.prelude, ...unique.map(language.print), main(unique, language)].join("\n"),
+      );
+      const [command, ...flags] = language.compiler;
+      await promisify(execFile)(command, [...flags, "-o", join(dir, "kernels"), source, "-lm"]);
+      const running = spawn(join(dir, "kernels"), { stdio: "pipe", env: { ...process.env, ...env } });
       await once(running, "spawn");
       return new KernelMachine(running, new Map(unique.map((k, i) => [k.name, i])));
     } finally {

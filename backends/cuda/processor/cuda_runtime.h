@@ -5,6 +5,7 @@
  */
 #pragma once
 #include <setjmp.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
