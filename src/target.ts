@@ -23,7 +23,7 @@ import { stablehloArtifact } from "./plan/stablehlo.ts";
 import { clientFeeds } from "./verify/feeds.ts";
 import { type Fault, type ProbeRequest, probe } from "./verify/probe.ts";
 import { type Proof, type ProofRequest, proofTokens, prove, runTwin, type Twin } from "./verify/proof.ts";
-import { allowedByCodes, allowedWhole, proveWhole } from "./verify/whole.ts";
+import { allowedApart, allowedByCodes, proveWhole } from "./verify/whole.ts";
 
 /** What the targets can be told; each reads what concerns it. */
 export interface TargetOptions extends CacheSize {
@@ -105,7 +105,7 @@ export interface Target {
 /** What a program of its own reads beside its weights. */
 async function programSides({ checkpoint, facts, warn, proof }: SideRequest): Promise<Sides> {
   const twin = proof && (await runTwin(proof));
-  const selftest = twin && selftestFile(proof, twin, allowedWhole(proof));
+  const selftest = twin && selftestFile(proof, twin, allowedApart(proof));
   const config = await configFile(checkpoint, facts);
   const files = [
     ...(await programFiles(checkpoint, warn, selftest)),

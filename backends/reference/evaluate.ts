@@ -24,8 +24,11 @@ export interface StreamingEnv {
   /** The runtime inputs. */
   tensor(name: string, type: TensorType): HostTensor | undefined;
   readonly weights: Weights;
-  /** Is given each output as soon as it is there, which then need not be kept; left out, all are kept and given at the end. */
-  readonly deliver?: (name: string, value: HostTensor) => void;
+  /**
+   * Is given each output as soon as it is there, which then need not be kept; left out, all are kept and given at the end. What
+   * it gives back is read in the output's place from then on.
+   */
+  readonly deliver?: (name: string, value: HostTensor) => HostTensor | undefined;
 }
 
 /**
@@ -34,7 +37,11 @@ export interface StreamingEnv {
  */
 export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<string, HostTensor>> {
   const results: Record<string, HostTensor> = {};
-  const { deliver = (name: string, value: HostTensor) => void (results[name] = value) } = env;
+  const keep = (name: string, value: HostTensor) => {
+    results[name] = value;
+    return undefined;
+  };
+  const { deliver = keep } = env;
   const outputs = new Map<Value, string[]>();
   for (const [name, v] of Object.entries(g.outputs)) outputs.set(v, [...(outputs.get(v) ?? []), name]);
   const pending = new Map<Value, number>();
@@ -58,9 +65,10 @@ export async function evaluate(g: Graph, env: StreamingEnv): Promise<Record<stri
   const run = async (v: Value): Promise<HostTensor> => {
     const known = done.get(v);
     if (known) return known;
-    const made = await compute(v);
+    const own = await compute(v);
+    let made = own;
+    for (const name of outputs.get(v) ?? []) made = deliver(name, own) ?? made;
     done.set(v, made);
-    for (const name of outputs.get(v) ?? []) deliver(name, made);
     outputs.delete(v);
     return made;
   };

@@ -11,6 +11,8 @@ export interface ReferenceOptions {
   readonly facts: ModelFacts;
   /** Origins of values to hand out with each step. */
   readonly watch?: readonly string[];
+  /** Watched values of another's run on the same tokens, which what follows is computed from; what is handed out is its own. */
+  readonly follow?: ReadonlyMap<string, Float32Array>;
 }
 
 /**
@@ -20,7 +22,7 @@ export interface ReferenceOptions {
 export function openReference(
   graph: Graph,
   weights: Weights,
-  { facts, watch = [] }: ReferenceOptions,
+  { facts, watch = [], follow }: ReferenceOptions,
 ): Session {
   const hasCache = graph.inputs.some((v) => v.attrs.name === "past_positions");
   const cached = hasCache ? graph : insertKvCache().run(fuseLinear().run(graph));
@@ -69,6 +71,10 @@ export function openReference(
         const origin = origins.get(name);
         if (origin !== undefined) seen.set(origin, Float32Array.from(value.data));
         else if (kept.has(name)) out[name] = value;
+        const other = origin === undefined ? undefined : follow?.get(origin);
+        return other?.length === value.data.length
+          ? { shape: value.shape, data: Float64Array.from(other) }
+          : undefined;
       };
       await evaluate(observed, { sizes, weights, tensor: (name) => inputs[name], deliver });
       fed += ids.length;

@@ -28,7 +28,7 @@ export const roundFactors = pass("round-factors", {
   doc:
     "What products by weights and attention multiply is rounded to bf16, as tensor cores take it fastest; so caches of a " +
     "fixed size, made after it, hold bf16. A target may leave as it is what it would gain nothing by rounding.",
-  law: { close: 2e-2 },
+  law: { close: 5e-2 },
   run: (g) =>
     map(g, (v) => {
       const plain = linear.of(v);

@@ -88,10 +88,14 @@ export function twinGraph(
   return products.length > 0 ? withRounded(graph, products) : graph;
 }
 
-/** Runs the reference interpreter on that. These of its products are also computed of rounded factors. */
+/**
+ * Runs the reference interpreter on that. These of its products are also computed of rounded factors. With `follow`, watched
+ * values of the artifact's run, each value is computed from the artifact's own before it.
+ */
 export async function runTwin(
   request: Omit<ProofRequest, "dir">,
   products: readonly CodedProduct[] = [],
+  follow?: ReadonlyMap<string, Float32Array>,
 ): Promise<Twin> {
   const { laws, facts, originalFacts, weights, ids } = request;
   const watch = watched(request);
@@ -99,6 +103,7 @@ export async function runTwin(
   const twin = openReference(twinGraph(request, products), weights, {
     facts: laws.some(moves) ? facts : originalFacts,
     watch: [...watch, ...more],
+    ...(follow && { follow }),
   });
   return { step: await twin.append(ids, { last: true }), watch };
 }

@@ -135,7 +135,9 @@ export async function verify(
 function toleranceOf(manifest: Manifest, weights: Weights): number {
   if (/\bquantize-cache\b/.test(manifest.passes)) return roundedTolerance;
   const ofCodes = targetOf(manifest)?.codesTolerance;
-  return ofCodes && quantized(manifest, weights) ? ofCodes(manifest.facts.layers) : defaultTolerance;
+  const byCodes = ofCodes && quantized(manifest, weights) ? ofCodes(manifest.facts.layers) : defaultTolerance;
+  const laws = quantizing(manifest).map((p) => p.law);
+  return byCodes + Math.max(0, ...laws.map((law) => (typeof law === "object" ? law.close : 0)));
 }
 
 const targetOf = ({ target }: Manifest): Target | undefined =>
@@ -176,7 +178,7 @@ function isOwn(manifest: Manifest): boolean {
 
 /** A quantized artifact is held to the checkpoint quantized in the same way, so that only its own faults show. */
 function quantizing({ passes }: Manifest): readonly Pass[] {
-  const texts = passes.match(/\b(quantize(-cache)?|narrow-caches|round-factors)(\{[^{}]*\})?/g) ?? [];
+  const texts = passes.match(/\b(quantize(-cache)?|narrow-caches|round-factors)\b(?!-)(\{[^{}]*\})?/g) ?? [];
   const carried = passes.includes(carryBlocks.name) ? [carryBlocks.name] : [];
   return texts.length ? parsePipeline(["share-tables", ...carried, "fuse-linear", ...texts].join()) : [];
 }

@@ -22,24 +22,35 @@ const allowed = { float: 2e-4, halves: 2e-2 } as const;
  */
 export const allowedByCodes = (layers: number): number => Math.max(2e-3, 6e-4 * Math.sqrt(layers));
 
+/** How far what passes round may take results, at most. */
+const roundingOf = ({ laws }: Pick<ProofRequest, "laws">): number =>
+  Math.max(0, ...laws.map((law) => (typeof law === "object" ? law.close : 0)));
+
+const allowedUnrounded = ({ compiled, facts }: Pick<ProofRequest, "compiled" | "facts">): number =>
+  compiled.values().some((v) => v.op.name === "quant_linear") ? allowedByCodes(facts.layers) : allowed.float;
+
 /**
  * The share of a value's largest number by which an artifact of `compiled` may be off. What passes round may fall to either
- * side where sums differ in their last bits: a quarter of what rounding all of it may do.
+ * side where sums differ in their last bits: a tenth of what rounding all of it may do, where the interpreter follows the
+ * artifact, or else a quarter.
  */
-export const allowedWhole = ({
-  compiled,
-  laws,
-  facts,
-}: Pick<ProofRequest, "compiled" | "laws" | "facts">): number => {
-  const rounding = Math.max(0, ...laws.map((law) => (typeof law === "object" ? law.close : 0)));
-  const coded = compiled.values().some((v) => v.op.name === "quant_linear");
-  return (coded ? allowedByCodes(facts.layers) : allowed.float) + rounding / 4;
-};
+const allowedWhole = (
+  request: Pick<ProofRequest, "compiled" | "laws" | "facts">,
+  followed: boolean,
+): number => allowedUnrounded(request) + roundingOf(request) / (followed ? 10 : 4);
+
+/**
+ * The same for a run that the twin does not follow: from layer to layer all that is rounded may come to fall to other sides, so
+ * that two runs lie as far apart as each lies from one without rounding.
+ */
+export const allowedApart = (request: Pick<ProofRequest, "compiled" | "laws" | "facts">): number =>
+  allowedUnrounded(request) + roundingOf(request);
 
 /**
  * Runs an artifact that holds its weights, so that it may run whole, on a few tokens, and compares every named
- * activation with the reference interpreter, as `prove` does for ONNX. `stepwise` runs it once more, a token at a
- * time, where that is another program; `asRun` opens it as it runs where `open` has products rounded less.
+ * activation with the reference interpreter, as `prove` does for ONNX. Where passes round, the interpreter follows the
+ * artifact, value by value, as else each rounding that falls to another side would lead to more of them. `stepwise` runs it
+ * once more, a token at a time, where that is another program; then it does not follow; `asRun` opens it as it runs where `open` has products rounded less.
  */
 export async function proveWhole(
   request: ProofRequest,
@@ -49,10 +60,13 @@ export async function proveWhole(
 ): Promise<Proof> {
   const session = await open(request.activations);
   try {
-    const { step, watch } = twin ?? (await runTwin(request));
     const heads = headsOf(request);
+    const got = await session.append(request.ids, { last: true });
+    const follows = roundingOf(request) > 0 && !stepwise;
+    const { step, watch } =
+      (follows ? undefined : twin) ?? (await runTwin(request, [], follows ? got.watched : undefined));
     const want = tokensFirst(step, heads);
-    const runs = [tokensFirst(await session.append(request.ids, { last: true }), heads)];
+    const runs = [tokensFirst(got, heads)];
     if (stepwise) runs.push(await tokenByToken(session, request.ids));
     const worse = (known: Worst, got: Step): Worst => {
       let worst = known;
@@ -66,7 +80,7 @@ export async function proveWhole(
       return worst;
     };
     const none = { origin: "logits", share: 0 } as const;
-    const worst = runs.reduce(worse, { ...none, allowed: allowedWhole(request) });
+    const worst = runs.reduce(worse, { ...none, allowed: allowedWhole(request, follows) });
     const rounded =
       asRun && worse({ ...none, allowed: allowed.halves }, tokensFirst(await once(asRun, request), heads));
     const plain = await plainScores(request);
