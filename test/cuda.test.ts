@@ -9,6 +9,7 @@ import { parsePipeline } from "../passes/pipeline.ts";
 import { openModel } from "../src/artifact/open.ts";
 import { compile } from "../src/compile.ts";
 import { generate } from "../src/generate.ts";
+import { verify } from "../src/verify/verify.ts";
 import { cudaHere } from "./support/cuda.ts";
 import { readF32 } from "./support/goldens.ts";
 
@@ -169,6 +170,23 @@ describe.runIf(cxx)("a CUDA artifact, its sources run on the processor", () => {
     },
     240_000,
   );
+
+  test("with --arithmetic bf16 rounds what it multiplies once, keeps caches in it, and is proven value by value", async () => {
+    const rounded = join(scratch, "rounded");
+    const model = join(root, "test/data/models/gemma1-mha");
+    const options = { targets: ["cuda"], out: rounded, capacity: 64, arithmetic: "bf16" } as const;
+    const proof = (await compile(model, options)).targets[0]?.proof;
+    expect(proof?.ok).toBe(true);
+    // What weights of attention are rounded to is within 2^-9 of them, and so is their sum of values.
+    expect(proof?.worst.share).toBeLessThan(5e-3);
+    const source = readFileSync(join(rounded, "gemma.cu"), "utf8");
+    expect(source).toMatch(/launch\(g, gemm_tensor_bf16_\w+_gelu_rounded_bf16, /);
+    expect(source).not.toMatch(/_pair/);
+    // The program scores one token after another, which is multiplied as it is: another rounding at each step.
+    const report = await verify(rounded, model, { ids: [[2, 17, 90, 33, 64, 5, 80]] });
+    expect(report.firstDivergence).toBeUndefined();
+    expect(report.top1).toBe(1);
+  }, 60_000);
 
   test.each<[string, string[], number, string]>([
     ["no weights", ["--weights", "/nowhere", "--ids", "1"], 3, "/nowhere: No such file or directory"],

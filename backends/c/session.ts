@@ -42,17 +42,20 @@ export function talk(
     facts,
     async append(ids, { last = false } = {}): Promise<Step> {
       pipe.send([ids.length, last ? 0 : 1, ...ids]);
-      const watched = new Map<string, Float32Array[]>();
+      const watched = new Map<string, Part[]>();
       for (;;) {
         const [tag, a, b] = [...new Uint32Array((await pipe.read(12)).buffer)] as [number, number, number];
         if (tag === traced) {
           const [length = 0] = new Uint32Array((await pipe.read(4)).buffer);
           const name = new TextDecoder().decode(await pipe.read(length));
           const values = new Float32Array((await pipe.read(a * b * 4)).buffer);
-          if (names.has(name)) watched.set(name, [...(watched.get(name) ?? []), values]);
+          if (names.has(name)) watched.set(name, [...(watched.get(name) ?? []), { rows: a, values }]);
         } else if (tag === scores) {
           const logits = new Float32Array((await pipe.read(a * b * 4)).buffer);
-          return { logits, watched: new Map([...watched].map(([k, parts]) => [k, joined(parts)])) };
+          return {
+            logits,
+            watched: new Map([...watched].map(([k, parts]) => [k, joined(parts, ids.length)])),
+          };
         } else if (tag === failed)
           throw new UserError("input", new TextDecoder().decode(await pipe.read(a)), "feed other tokens");
         else throw new Error(`${dir}: the program answers what it should not`);
@@ -66,13 +69,25 @@ export function talk(
   };
 }
 
-function joined(parts: readonly Float32Array[]): Float32Array {
-  if (parts.length === 1) return parts[0] as Float32Array;
-  const out = new Float32Array(parts.reduce((n, p) => n + p.length, 0));
-  parts.reduce((at, p) => {
-    out.set(p, at);
-    return at + p.length;
-  }, 0);
+/** Values of some of the tokens that were fed, a row for each of them, or for each head and of it for each token. */
+interface Part {
+  readonly rows: number;
+  readonly values: Float32Array;
+}
+
+/** The parts of one value for all of `tokens`: heads stay in front where there are several. */
+function joined(parts: readonly Part[], tokens: number): Float32Array {
+  if (parts.length === 1) return (parts[0] as Part).values;
+  const heads = parts.reduce((n, p) => n + p.rows, 0) / tokens;
+  const pieces = Number.isInteger(heads) && heads > 0 ? heads : 1;
+  const out = new Float32Array(parts.reduce((n, p) => n + p.values.length, 0));
+  let at = 0;
+  for (let h = 0; h < pieces; h++)
+    for (const { values } of parts) {
+      const each = values.length / pieces;
+      out.set(values.subarray(h * each, (h + 1) * each), at);
+      at += each;
+    }
   return out;
 }
 

@@ -2,7 +2,8 @@
 # On a machine with an NVIDIA GPU and CUDA: builds CUDA artifacts by their own Makefiles, runs their self-tests, the goldens
 # and compute-sanitizer, tunes, measures, and prints one table. What fails becomes a row of it, and the next step begins.
 # Weights of the sizes of Gemma 2B and 7B are random ones, made here (22 GB of disk, and 30 GB of artifacts).
-# Usage: test/gpu/run.sh [CHECKPOINT:QUANT[:CACHE] …]   (QUANT is bf16, int8 or int4; CACHE is f32, f16 or bf16)
+# Usage: test/gpu/run.sh [CHECKPOINT:QUANT[:CACHE] …]   (QUANT is bf16, int8 or int4; CACHE is f32, f16, bf16, or rounded for
+# --arithmetic bf16, which rounds what prefill multiplies and makes the caches bf16)
 # Without a GPU, to try these very steps on the processor, as the gate does with fewer of them:
 #   PATH="$PWD/test/gpu/processor:$PATH" test/gpu/run.sh examples/gemma-kjv-2m:int8
 set -uo pipefail
@@ -12,7 +13,7 @@ bandwidth=${GPU_BANDWIDTH:-3.0e12} # bytes a second that decoding's share is tol
 flops=${GPU_FLOPS:-989e12}         # dense bf16 operations a second that prefill's share is told of
 nvcc=${NVCC:-nvcc}
 out=${OUT:-out/gpu}
-demos=${DEMOS-bf16 int8 int4}      # weights that the demo model is tried with
+demos=${DEMOS-bf16 bf16:rounded int8 int8:rounded int4} # weights, and caches, that the demo model is tried with
 goldens=${GOLDENS:-on cuda}        # which goldens, by their names
 
 command -v "$nvcc" > /dev/null || { echo "there is no nvcc; install the CUDA toolkit, or name one in NVCC" >&2; exit 5; }
@@ -60,7 +61,10 @@ artifact() {
   local passes=()
   dir=$out/${1//[ ,]/-}
   [ "$3" = bf16 ] || passes+=(--pass "quantize{scheme=$3,block=$([ "$3" = int8 ] && echo 0 || echo 32)}")
-  [ "$4" = f32 ] || passes+=(--pass "narrow-caches{dtype=$4}")
+  case $4 in
+    rounded) passes+=(--arithmetic bf16) ;;
+    f16 | bf16) passes+=(--pass "narrow-caches{dtype=$4}") ;;
+  esac
   local compile=(node dist/src/cli/main.js compile "$2" --target cuda --out "$dir" --force "${passes[@]}")
   check "compile and prove, $1" "${compile[@]}" || check "compile unproven, $1" "${compile[@]}" --no-verify || return
   check "build, $1" make -s -C "$dir" "NVCC=$nvcc" ARCH=-arch=native gemma gemma-test
@@ -84,9 +88,10 @@ bench() {
   rows+=("prefill, $1 | $prefill tokens/s | $(share "$prefill" "$work" "$flops") of $flops operations/s")
 }
 
-for quant in $demos; do
-  name="demo $quant"
-  artifact "$name" examples/gemma-kjv-2m "$quant" f32 || continue
+for demo in $demos; do
+  IFS=: read -r quant cache <<< "$demo"
+  name="demo $quant${cache:+, $cache}"
+  artifact "$name" examples/gemma-kjv-2m "$quant" "${cache:-f32}" || continue
   check "self-test by layer, $name" "$dir/gemma-test" --selftest
   check "self-test, $name" "$dir/gemma" --selftest
   sanitizer=$(command -v compute-sanitizer)
@@ -108,11 +113,14 @@ if [ ${#models[@]} -eq 0 ]; then
     check "random weights, $size" \
       node -e 'import("./test/bench/synthetic.mjs").then((m) => m.synthetic(process.argv[1], process.argv[2]))' "$out" "$size"
   done
-  models=("$out/gemma-2b:bf16:f16" "$out/gemma-2b:int8:f16" "$out/gemma-2b:int4:f16" "$out/gemma-7b:int8:f16" "$out/gemma-7b:int8")
+  models=()
+  for model in gemma-2b:bf16:rounded gemma-2b:bf16 gemma-2b:int8:rounded gemma-2b:int4:rounded gemma-7b:int8:rounded gemma-7b:int8; do
+    models+=("$out/$model")
+  done
 fi
 for model in "${models[@]}"; do
   IFS=: read -r checkpoint quant cache <<< "$model"
-  name="$(basename "$checkpoint") $quant${cache:+, $cache caches}"
+  name="$(basename "$checkpoint") $quant${cache:+, $cache}"
   artifact "$name" "$checkpoint" "$quant" "${cache:-f32}" || continue
   check "self-test, $name" "$dir/gemma" --selftest
   check "tuning, $name" "$dir/gemma" --tune
