@@ -173,7 +173,7 @@ static __device__ __forceinline__ void end_batch() {
 /** All batches of copies of this thread but the newest have arrived. */
 template <int left> static __device__ __forceinline__ void await_batches() {
 #ifdef __CUDACC__
-  asm volatile("cp.async.wait_group %0;" :: "n"(left));
+  asm volatile("cp.async.wait_group %0;" :: "n"(left) : "memory");
 #else
   await_batches_on_processor(left);
 #endif
