@@ -13,6 +13,7 @@ import { operands, paddedHead, tensorKeys, tensorQueries } from "../library/atte
 import { attentionTensor, tensorAttends } from "../library/attention/tensor.ts";
 import type { Half } from "../library/format.ts";
 import { storedBy } from "./heads.ts";
+import { leave } from "./many-tokens.ts";
 import { type Bound, type Launch, type Match, type Scene, type Tile, value } from "./tile.ts";
 
 /** Attention, with the heads put side by side again where the model does that next. */
@@ -94,7 +95,11 @@ function match(v: Value, a: Value, scene: Scene, finish: (a: Value) => Value): M
       const bind: Record<string, Bound> = { q: value(q), step: { kind: "step" }, ...keys.bind };
       const slots = typeof keys.slots === "number" ? keys.slots : keys.slots.type.at(2);
       const uniforms = { tokens, slots, positions_at: queryPositions, ...keys.uniforms };
-      if (onCores) return tensorLaunches({ ...shape, rows: tensorQueries }, slots, { bind, uniforms, y: v });
+      if (onCores) {
+        const { bound: y, leaves } = shape.byToken ? leave(v, scene, 1) : { bound: value(v) };
+        const given = { bind, uniforms, y, leavesBf16: leaves !== undefined };
+        return tensorLaunches({ ...shape, rows: tensorQueries }, slots, given);
+      }
       const kernel = attentionKernel(shape, device);
       const tiles = { of: times(tokens, shared), per: rows };
       const grid = [tiles, { of: G, per: 1 }, { of: splits, per: 1 }] as const;
@@ -132,7 +137,8 @@ function tensorLaunches(
   slots: Dim,
   given: Pick<Launch, "bind"> & {
     readonly uniforms: Launch["uniforms"] & { readonly tokens: Dim };
-    readonly y: Value;
+    readonly y: Bound;
+    readonly leavesBf16: boolean;
   },
 ): Launch[] {
   const { heads, kvHeads, headDim } = shape;
@@ -154,8 +160,8 @@ function tensorLaunches(
       grid: [{ of: keys, per: tensorKeys }, each, { of: 2, per: 1 }],
     },
     {
-      kernel: attentionTensor(shape),
-      bind: { ...bind, y: value(given.y) },
+      kernel: attentionTensor(shape, given.leavesBf16),
+      bind: { ...bind, y: given.y },
       uniforms,
       grid: [{ of: queries, per: tensorQueries }, each],
     },

@@ -78,10 +78,16 @@ function roundedPlace(v: Value, columns: number, parts: 1 | 2, scene: Scene): Bo
   return bound;
 }
 
-/** Where whoever makes `v` is to leave it: in so many parts of bf16, where only tensor cores will read it, or as it is. */
-export function leave(v: Value, scene: Scene): { readonly bound: Bound; readonly leaves?: 1 | 2 } {
+/** Where whoever makes `v` is to leave it: in up to `most` parts of bf16, where only tensor cores will read it, or as it is. */
+export function leave(
+  v: Value,
+  scene: Scene,
+  most: 1 | 2 = 2,
+): { readonly bound: Bound; readonly leaves?: 1 | 2 } {
   const leaves = wantedParts(v, scene);
-  return leaves ? { bound: roundedPlace(v, v.fixed(-1), leaves, scene), leaves } : { bound: value(v) };
+  return leaves && leaves <= most
+    ? { bound: roundedPlace(v, v.fixed(-1), leaves, scene), leaves }
+    : { bound: value(v) };
 }
 
 /** `x` as `manyTokens` reads it: as it stands in memory, or in the bf16 of tensor cores, which `before` leaves there. */

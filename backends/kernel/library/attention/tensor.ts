@@ -8,6 +8,7 @@ import {
   quad,
   range,
   select,
+  twoWords,
   u32,
 } from "../../lang/index.ts";
 import { pairs } from "../format.ts";
@@ -43,27 +44,29 @@ const headroom = 12;
 const two = [0, 1] as const;
 const ab = ["a", "b"] as const;
 type Both<T> = [T, T];
-type Four = [Expr<"u32">, Expr<"u32">, Expr<"u32">, Expr<"u32">];
+type Four<T extends "u32" | "f32" = "u32"> = [Expr<T>, Expr<T>, Expr<T>, Expr<T>];
 const both = <T>(make: (r: 0 | 1) => T): Both<T> => [make(0), make(1)];
 
 /**
  * softmax(q·kᵀ·scale)·v on tensor cores, after FlashAttention-2 (Dao 2023): scores and sums stay in registers, and the
  * scores of two products are, as weights, what a thread brings to the next. What is multiplied is bf16, sums are f32. The
  * maximum that weights are measured by follows only when scores rise above it by `headroom`: a weight of 2^12 is no less
- * exact than one of 1. Values are on their way while keys are multiplied, and the next keys while values are.
+ * exact than one of 1. The result may be left in bf16, as `toBf16` leaves it: tokens, then heads, that are 64 numbers at least.
+ * Values are on their way while keys are multiplied, and the next keys while values are.
  * Groups: x over queries, y over key heads.
  */
-export function attentionTensor(s: AttentionShape): Kernel {
+export function attentionTensor(s: AttentionShape, leavesBf16 = false): Kernel {
   const doc =
     `attention of ${s.heads} heads over ${s.kvHeads} key heads of ${s.headDim}` +
-    `${s.window ? `, the last ${s.window} positions only` : ""}${s.softcap ? `, scores within ±${s.softcap}` : ""}, on tensor cores in bf16`;
-  const name = attentionName(s).replace("attention", "attention_tensor");
+    `${s.window ? `, the last ${s.window} positions only` : ""}${s.softcap ? `, scores within ±${s.softcap}` : ""}, on tensor cores in bf16${leavesBf16 ? ", and so y" : ""}`;
+  const name = `${attentionName(s).replace("attention", "attention_tensor")}${leavesBf16 ? "_leaves_bf16" : ""}`;
   return kernel(name, { doc, threads }, (k) => {
     const q = k.input("q", "f32x4");
     const operands = k.input("operands", "u32x4");
     const { tokens, count, shared, tiles, queries, tokenOf, positionAt, held } = counts(k, s);
     const reach = isMasked(s) ? k.input("reach", "i32") : undefined;
-    const y = k.output("y", "f32x4");
+    const y = leavesBf16 ? undefined : k.output("y", "f32x4");
+    const words = leavesBf16 ? k.output("y", "u32x2") : undefined;
     const quads = tileQuads(s.headDim);
     const tile = { keys: k.shared("keys", "u32x4", quads), values: k.shared("values", "u32x4", quads) };
     const weightsOfAll = k.shared("weights", "u32x4", threads);
@@ -296,7 +299,12 @@ export function attentionTensor(s: AttentionShape): Kernel {
         for (const i of range(ownQuads)) {
           const quads = k.let("quads", half.mul(ownQuads).add(i));
           const four = two.flatMap((n) => two.map((l) => (sums[2 * i + n] as Expr<"f32x4">).lane(2 * r + l)));
-          const write = () => y.set(to.add(quads.mul(4)), quad(...four).mul(share));
+          const place = to.add(quads.mul(4));
+          const write = () => {
+            if (!words) return y?.set(place, quad(...four).mul(share));
+            const [a, b, c, d] = four.map((x) => x.mul(share)) as Four<"f32">;
+            words.set(place, twoWords(pairs.bf16.pack(a, b), pairs.bf16.pack(c, d)));
+          };
           if (eights % 4 === 0) write();
           else k.if(quads.lt(eights / 2), write);
         }
