@@ -206,11 +206,12 @@ export class KernelBuilder {
   }
 
   /** The kernel, checked. */
-  done(name: string, doc: string): Kernel {
+  done(name: string, doc: string, atOnce?: number): Kernel {
     const kernel: Kernel = {
       name,
       doc,
       threads: this.threads,
+      ...(atOnce && { atOnce }),
       buffers: this.#buffers,
       uniforms: this.#uniforms,
       shared: this.#shared,
@@ -287,7 +288,7 @@ const reserved = new Set(
 /** Writes a kernel of `threads` a group. The name must tell all that the text depends on. */
 export function kernel(
   name: string,
-  { doc, threads }: { readonly doc: string; readonly threads: number },
+  { doc, threads, atOnce }: Pick<Kernel, "doc" | "threads" | "atOnce">,
   write: (k: KernelBuilder) => void,
 ): Kernel {
   if (!/^[a-z][a-z0-9_]*$/.test(name))
@@ -296,7 +297,7 @@ export function kernel(
     throw new TypeError(`${name}: ${threads} threads are no power of two`);
   const k = new KernelBuilder(threads);
   write(k);
-  return k.done(name, doc);
+  return k.done(name, doc, atOnce);
 }
 
 /** 0, 1, …, n - 1: loops that unroll. */

@@ -104,6 +104,8 @@ export interface Kernel {
   /** One line for whoever reads the artifact. */
   readonly doc: string;
   readonly threads: number;
+  /** Groups that a multiprocessor of CUDA is to hold at once: threads may have the registers that this leaves. */
+  readonly atOnce?: number;
   readonly buffers: readonly Memory[];
   readonly uniforms: readonly Uniform[];
   readonly shared: readonly Memory[];

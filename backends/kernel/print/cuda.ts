@@ -287,7 +287,7 @@ export function cuda(k: Kernel): string {
   inner.add(...comment(k.doc));
   for (const m of k.tables)
     inner.add(`static __constant__ float ${k.name}_${m.name}[] = {`, ...rows(m.values ?? []), "};");
-  inner.add(`__global__ void __launch_bounds__(${k.threads})`);
+  inner.add(`__global__ void __launch_bounds__(${k.threads}${k.atOnce ? `, ${k.atOnce}` : ""})`);
   inner.block(`${k.name}(${parameters.join(", ")})`, () => {
     for (const m of k.tables) inner.add(`const float *${m.name} = ${k.name}_${m.name};`);
     if (askedBytes(k) > 0) inner.add(...fromAsked(k.shared));

@@ -10,6 +10,7 @@ import {
   range,
   select,
   u32,
+  type Var,
   type Writable,
 } from "../../lang/index.ts";
 import { type Half, numberName, pairs } from "../format.ts";
@@ -86,7 +87,10 @@ export function attention(
     `attention of ${s.heads} heads over ${s.kvHeads} key heads of ${s.headDim}` +
     `${s.window ? `, the last ${s.window} positions only` : ""}${s.softcap ? `, scores within ±${s.softcap}` : ""}` +
     `${s.splits > 1 ? `; each query's keys are shared by ${s.splits} groups${s.joined ? ", the last of which joins what they found" : ""}` : ""}`;
-  return kernel(attentionName(s), { doc, threads }, (k) => {
+  // Of groups that share one query's keys there are no more than keep a GPU busy; of others two of 256 threads already read
+  // as much of the memory that they share as they can, two thirds of the time each.
+  const atOnce = Math.max(1, Math.floor(512 / threads));
+  return kernel(attentionName(s), { doc, threads, atOnce }, (k) => {
     const q = k.input("q", "f32x4");
     const key = slotQuads(k, "key", s);
     const value = slotQuads(k, "value", s);
@@ -259,17 +263,23 @@ export function attention(
         total.set(r, total.at(r).mul(faded).add(sum));
       });
       k.barrier();
-      sums.forEach((sum, o) => {
-        const { r, quad, some } = own(o);
-        const update = () => {
-          sum.set(sum.mul(fade.at(r)));
-          k.for("j", { to: here }, (j) =>
-            sum.inc(tile.at(j.mul(pitch).add(quad)).mul(scores.at(r.mul(keys).add(j)))),
-          );
-        };
-        if (some) k.if(some, update);
-        else update();
-      });
+      const update = (some: readonly number[]) => {
+        const all = some.map((o) => ({ sum: sums[o] as Var<"f32x4">, ...own(o) }));
+        for (const { sum, r } of all) sum.set(sum.mul(fade.at(r)));
+        k.for("j", { to: here }, (j) => {
+          const four = k.let("value", tile.at(j.mul(pitch).add(all[0]?.quad ?? 0)));
+          for (const { sum, r } of all) sum.inc(four.mul(scores.at(r.mul(keys).add(j))));
+        });
+      };
+      // Where all of a thread's numbers are the same of their heads, it reads values once for all of its queries; those of
+      // one token are few.
+      if (s.splits === 1 && threads % quads === 0 && (rows * quads) % threads === 0) update(range(owned));
+      else
+        for (const o of range(owned)) {
+          const { some } = own(o);
+          if (some) k.if(some, () => update([o]));
+          else update([o]);
+        }
       k.barrier();
     });
 
