@@ -29,13 +29,13 @@ function compiled(from, ...options) {
 }
 
 /** The sources of a released model's shape; no weights are needed to compile them. */
-async function shaped(name, quant) {
-  const backend = cuda({ capacity: 4096 });
+async function shaped(name, quant, arithmetic = "f32") {
+  const backend = cuda({ capacity: 4096, arithmetic });
   const config = preset(name);
   const pipeline = pipelineOf(backend, quant ? { quant } : {});
   const graph = legalize(runPasses(gemma(config), pipeline).graph, backend);
   const facts = factsOf(graph, config);
-  const dir = join(scratch, `${name}-${quant ?? "bf16"}`);
+  const dir = join(scratch, [name, quant ?? "bf16", ...(arithmetic === "bf16" ? ["rounding"] : [])].join("-"));
   mkdirSync(dir);
   for (const [path, text] of await sources(layOutCuda({ graph, facts }), [])) writeFileSync(join(dir, path), text);
   writeFileSync(join(dir, "gemma.h"), await runtimePart("gemma.h", "gpu"));
@@ -65,7 +65,7 @@ function look(dir, sm, ...flags) {
     const decodes = own.length === 0 || own.some((l) => l.index > decoding);
     const spilled = Number(stores) + Number(loads);
     if (spilled > 0) console.log(`${label}: ${name} spills ${spilled} bytes${decodes ? "" : ", in prefill only"}`);
-    if (spilled > 0 && decodes) wrong++;
+    if (spilled > 0) wrong++;
     most = Math.max(most, Number(used));
     if (!decodes || !threads || !/^(gemv|qkv)_/.test(name)) continue;
     const groups = Math.min(Math.floor(registers / (Math.ceil(Number(used) / 8) * 8 * threads)), threadsAtOnce / threads);
@@ -85,6 +85,11 @@ for (const sm of targets) look(demo, sm);
 const tiny = compiled("test/data/models/gemma3", "--quant", "int8");
 for (const sm of targets) look(tiny, sm);
 for (const [name, quant] of [["gemma-2b"], ["gemma-2b", "int8"], ["gemma-2b", "int4"], ["gemma-7b", "int8"]]) look(await shaped(name, quant), targets.at(-1));
+// Products and attention that round to bf16, as tensor cores take it fastest.
+for (const name of ["gemma-2b", "gemma-7b", "gemma-2-9b", "gemma-3-1b"]) {
+  const dir = await shaped(name, undefined, "bf16");
+  for (const sm of targets) look(dir, sm);
+}
 execFileSync("make", ["-s", "-C", demo, `NVCC=${nvcc}`, "gemma"], { stdio: "inherit" });
 const { status, stderr } = spawnSync(join(demo, "gemma"), ["--ids", "1,2"], { encoding: "utf8" });
 console.log(`the whole program links, and says: ${stderr.trim() || `exit ${status}`}`);
