@@ -200,7 +200,7 @@ describe.runIf(cc)("a C artifact", () => {
 describe.runIf(cc)("checked builds", () => {
   const out = join(scratch, "checked");
   beforeAll(async () => {
-    const insert = parsePipeline("quantize{scheme=int4,range=middle,embed=int8}");
+    const insert = parsePipeline("quantize{scheme=int4,range=middle,embed=int8,scales=f16}");
     await compile(demo, { targets: ["c"], out, insert, verify: false });
   });
   const sanitized = (kind: string) =>
