@@ -101,8 +101,11 @@ const held: { runtime?: Promise<Runtime> } = {};
 
 /** The runtime that artifacts carry, from gemmac's own sources. */
 function loadRuntime(): Promise<Runtime> {
-  const text = `${bundle("load.ts").script}\nexport { loadModel };\n`;
-  held.runtime ??= import(`data:text/javascript;base64,${Buffer.from(text).toString("base64")}`);
+  const load = (): Promise<Runtime> => {
+    const text = `${bundle("load.ts").script}\nexport { loadModel };\n`;
+    return import(`data:text/javascript;base64,${Buffer.from(text).toString("base64")}`);
+  };
+  held.runtime ??= load();
   return held.runtime;
 }
 

@@ -22,6 +22,12 @@ const isBuiltIn = (spec: string): boolean => {
 export async function loadPasses(spec: string): Promise<Pass[]> {
   if (isBuiltIn(spec)) return parsePipeline(spec);
   const [, name = "", options] = /^\s*(.+?)\s*(?:\{([^{}]*)\})?\s*$/s.exec(spec) ?? [];
+  if (!name)
+    throw new UserError(
+      "usage",
+      "a pass is asked for without a name",
+      "name a pass, a file such as ./my-pass.ts, or a package",
+    );
   const found = await loadPlugin(name);
   if (!found)
     throw new UserError(
