@@ -12,7 +12,7 @@ import {
 import { type Format, formatName, type Half, Matrix, numberName, pairs as wordsOf } from "./format.ts";
 import { frequencies, turn } from "./math.ts";
 import { type InputNorm, inputNormDoc, inputNormName, inputVector } from "./norm.ts";
-import { type Cut, lanesFor, products } from "./products/gemv.ts";
+import { type Cut, groupsAtOnce, lanesFor, products } from "./products/gemv.ts";
 
 /** Heads that are projected together, turned, and put where attention looks for them. */
 export interface HeadsShape {
@@ -245,7 +245,7 @@ export function qkv(s: QkvShape, cut: Cut): Kernel {
   const doc =
     `query, key and value of one token from the residual stream${s.inputNorm ? `, ${inputNormDoc(s.inputNorm)}` : ""}: ` +
     "projections, rotation by position, and the new key and value into their cache";
-  return kernel(name, { doc, threads: cut.threads }, (k) => {
+  return kernel(name, { doc, threads: cut.threads, ...groupsAtOnce(s.format, cut) }, (k) => {
     const x = inputVector(k, s.columns, s.inputNorm);
     const matrix = new Matrix(k, s.format, s.columns);
     const step = stepOf(k, s);

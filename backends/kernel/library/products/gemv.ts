@@ -65,13 +65,20 @@ export function rowsOfGroup(s: GemvShape, cut: Cut): number {
 }
 const bitsOf = (f: Format): number => ({ f32: 32, f16: 16, bf16: 16, i8: 8, i4: 4 })[f.dtype];
 
+/**
+ * To have more groups of 128 threads at once, ptxas spills some registers where weights are codes; four have 32 KB of weights on
+ * their way.
+ */
+export const groupsAtOnce = ({ block }: Format, { threads }: Cut): { readonly atOnce?: number } =>
+  threads === 128 && block > 0 ? { atOnce: 4 } : {};
+
 /** Matrix times vector: y = W·x, with what comes before and after it. */
 export function gemv(s: GemvShape, cut: Cut): Kernel {
   const { gate, residual } = s.epilogue;
   const doc =
     `y = ${residual ? "residual + " : ""}${gate ? `${gate}(A·x) · (B·x), A above B` : "W·x"}` +
     `${s.norm ? `, x ${inputNormDoc(s.norm)}` : ""}; ${s.columns} columns of ${formatName(s.format)}`;
-  return kernel(gemvName(s), { doc, threads: cut.threads }, (k) => {
+  return kernel(gemvName(s), { doc, threads: cut.threads, ...groupsAtOnce(s.format, cut) }, (k) => {
     const x = inputVector(k, s.columns, s.norm);
     const { pieces = 1 } = s;
     const matrix = new Matrix(k, s.format, s.columns, pieces);
