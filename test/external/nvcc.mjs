@@ -90,6 +90,7 @@ for (const name of ["gemma-2b", "gemma-7b", "gemma-2-9b", "gemma-3-1b"]) {
   const dir = await shaped(name, undefined, "bf16");
   for (const sm of targets) look(dir, sm);
 }
+for (const quant of ["int8", "int4"]) look(await shaped("gemma-2b", quant, "bf16"), targets.at(-1));
 execFileSync("make", ["-s", "-C", demo, `NVCC=${nvcc}`, "gemma"], { stdio: "inherit" });
 const { status, stderr } = spawnSync(join(demo, "gemma"), ["--ids", "1,2"], { encoding: "utf8" });
 console.log(`the whole program links, and says: ${stderr.trim() || `exit ${status}`}`);
