@@ -54,11 +54,12 @@ export const onCores = (
 function wantedParts(v: Value, scene: Scene): 1 | 2 | undefined {
   const { device } = scene;
   if (!device.tensorCores || rowsOf(v) === 1 || v.dtype !== "f32") return undefined;
-  const readers = scene.readers(v);
-  const one = readers?.[0];
-  const rounding = one && readers.length === 1 && cast.of(one) && scene.readers(one)?.[0];
-  const products =
-    (rounding ? scene.readers(rounding) : readers)?.map((r) => productOfWeights(r, scene)) ?? [];
+  const only = (x: Value | undefined) => {
+    const [reader, ...more] = (x && scene.readers(x)) ?? [];
+    return more.length === 0 && reader && cast.of(reader) ? reader : undefined;
+  };
+  const rounding = only(only(v));
+  const products = scene.readers(rounding ?? v)?.map((r) => productOfWeights(r, scene)) ?? [];
   const columns = products[0]?.columns ?? 1;
   // All of them in one binding, so that none is cut.
   const bytes = products.reduce(

@@ -36,8 +36,8 @@ const pairOf = (a: Expr<"f32">, b: Expr<"f32">): Expr<"u32"> =>
 
 /**
  * Many vectors by one matrix on tensor cores, y = x·Wᵀ. Weights become bf16 in registers, exactly; x is given in bf16, see
- * `toBf16`: in one part where it is to be rounded, else in two, so that 16 bits of it count. The next tiles are on their way while one
- * is multiplied. Groups that run at the same time share rows of the matrix, so that it comes from memory about once.
+ * `toBf16`: in one part where it is to be rounded, else in two, so that 16 bits of it count. The next tiles are on their way
+ * while one is multiplied. Groups that run at the same time share rows of the matrix, so that it comes from memory about once.
  */
 export function gemmTensor(s: GemmShape): Kernel {
   const { gate, residual } = s.epilogue;
