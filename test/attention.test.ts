@@ -161,7 +161,10 @@ test("attention of many tokens in bf16 is left to tensor cores", () => {
 const ways = [
   { print: "c", order: "at once", own: cases },
   { print: "cuda", order: "in turns", own: cases.slice(0, chosen.length) },
-  { print: "cuda", order: "in turns from the last", own: cases.slice(0, chosen.length) },
+  // For the gate: it takes as long again.
+  ...(process.env.GEMMAC_GOLDENS === "all"
+    ? [{ print: "cuda", order: "in turns from the last", own: cases.slice(0, chosen.length) } as const]
+    : []),
 ] as const;
 const cxx = await emulated();
 

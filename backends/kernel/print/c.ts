@@ -158,6 +158,10 @@ static inline void mma_bf16(f32x4 *sums, uint32_t (*a)[4], uint32_t (*b)[2], uin
     const uint32_t warp = thread / 32 * 32, g = thread % 32 / 4, t = thread % 4;
     for (uint32_t i = 0; i < 4; i++) {
       const uint32_t row = i / 2, column = 2 * t + i % 2;
+      /* Tokens that are not there are columns of zeros. */
+      uint32_t some = 0;
+      for (uint32_t k = 0; k < 8; k++) some |= b[warp + column * 4 + k / 2][k % 2];
+      if (!some) continue;
       float sum = 0;
       for (uint32_t k = 0; k < 16; k++) {
         const uint32_t from = k % 8 / 2, up = k % 2 ? 0 : 16;
